@@ -1,0 +1,150 @@
+// Matrix products.
+#include "anneal/core/autograd.h"
+#include "anneal/core/dispatch.h"
+#include "anneal/core/ops.h"
+#include "anneal/core/space.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+using kernels::Activation;
+
+// A matrix [rows, cols] as the kernel takes it: dense rows at distance `ld`, or those of its transpose.
+struct Matrix {
+  Tensor tensor;  // of rank 2 or 3
+  bool transposed;
+  std::int64_t ld;
+};
+Matrix matrix_of(const Tensor& x) {
+  const std::int64_t rows = x.size(-2);
+  const std::int64_t cols = x.size(-1);
+  const std::int64_t row_stride = x.strides()[-2];
+  const std::int64_t col_stride = x.strides()[-1];
+  const auto at_least = [](std::int64_t stride, std::int64_t n) { return std::max<std::int64_t>(stride, n); };
+  if ((col_stride == 1 || cols == 1) && (row_stride >= cols || rows == 1)) return {x, false, at_least(rows == 1 ? cols : row_stride, 1)};
+  if ((row_stride == 1 || rows == 1) && (col_stride >= rows || cols == 1)) return {x, true, at_least(cols == 1 ? rows : col_stride, 1)};
+  return {x.contiguous(), false, at_least(cols, 1)};
+}
+
+// a b + bias, for a [batch, m, k] and b [batch, k, n]; the batch may be missing.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destination& to) {
+  const NoGrad no_grad;
+  const Tensor& c = to.out;
+  const Matrix left = matrix_of(a);
+  const Matrix right = matrix_of(b);
+  const auto batch_stride = [](const Tensor& x) { return x.rank() == 3 ? x.strides()[0] : 0; };
+  launch(c.device(),
+         kernels::Gemm{.dtype = c.dtype(),
+                       .trans_a = left.transposed,
+                       .trans_b = right.transposed,
+                       .m = a.size(-2),
+                       .n = b.size(-1),
+                       .k = a.size(-1),
+                       .lda = left.ld,
+                       .ldb = right.ld,
+                       .ldc = b.size(-1),
+                       .batch = c.rank() == 3 ? c.size(0) : 1,
+                       .stride_a = batch_stride(left.tensor),
+                       .stride_b = batch_stride(right.tensor),
+                       .stride_c = batch_stride(c),
+                       .a = left.tensor.raw(),
+                       .b = right.tensor.raw(),
+                       .c = c.raw(),
+                       .bias = bias.defined() ? bias.raw() : nullptr,
+                       .activation = Activation::none,
+                       .accumulate = to.accumulate});
+}
+
+// a [.., m, k] b [.., k, n], ranks 2 or 3.
+Tensor product(const Tensor& a, const Tensor& b);
+
+struct MatmulRule {
+  static constexpr const char* name = "matmul";
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& a, const Tensor& b) {
+    if (dx.wants(0)) dx.set(0, product(dy, b.transpose(-2, -1)));
+    if (dx.wants(1)) dx.set(1, product(a.transpose(-2, -1), dy));
+  }
+};
+Tensor product(const Tensor& a, const Tensor& b) {
+  Shape shape = a.shape();
+  shape[-1] = b.size(-1);
+  const Tensor y = empty(shape, {.dtype = a.dtype(), .device = a.device()});
+  gemm(a, b, {}, {y, false});
+  return record<MatmulRule>(y, {a, b}, a, b);
+}
+
+struct LinearRule {
+  static constexpr const char* name = "linear";
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight, const Shape& bias) {
+    if (grad_enabled()) {
+      // To be differentiated again: the same in public ops.
+      if (dx.wants(0)) dx.set(0, product(dy, weight));
+      if (dx.wants(1)) dx.set(1, product(dy.transpose(0, 1), x));
+    } else {
+      if (dx.wants(0)) gemm(dy, weight, {}, dx.into(0, x));
+      if (dx.wants(1)) gemm(dy.transpose(0, 1), x, {}, dx.into(1, weight));
+    }
+    if (dx.wants(2)) dx.set(2, sum_to(dy, bias));
+  }
+};
+
+void check_matmul(const Tensor& a, const Tensor& b, const char* op) {
+  check(is_floating(a.dtype()) && a.dtype() == b.dtype(), "{}: expected operands of one floating dtype, got {} and {}", op,
+        name_of(a.dtype()), name_of(b.dtype()));
+  check(a.device() == b.device(), "{}: expected operands on one device, got {} and {}", op, a.device(), b.device());
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  check_matmul(a, b, "matmul");
+  check(a.rank() > 0 && b.rank() > 0, "matmul: expected vectors or matrices, got shapes {} and {}", a.shape(), b.shape());
+  if (a.rank() == 1) {
+    const Tensor y = matmul(a.unsqueeze(0), b.rank() == 1 ? b.unsqueeze(1) : b);
+    return b.rank() == 1 ? y.reshape({}) : y.squeeze(-2);
+  }
+  if (b.rank() == 1) return matmul(a, b.unsqueeze(1)).squeeze(-1);
+  check(a.size(-1) == b.size(-2), "matmul: inner sizes differ: {} x {}", a.shape(), b.shape());
+  if (a.rank() == 2 && b.rank() == 2) return product(a, b);
+  if (b.rank() == 2) {
+    // A shared right side: one tall product.
+    Shape shape = a.shape();
+    shape[-1] = b.size(-1);
+    return product(a.flatten(0, -2), b).reshape(shape);
+  }
+  const Shape batch = broadcast(a.shape().without(-1).without(-1), b.shape().without(-1).without(-1), "matmul");
+  const auto batched = [&](const Tensor& x) {
+    Shape shape = batch;
+    for (int d : {-2, -1}) shape = shape.with(shape.rank(), x.size(d));
+    const Tensor expanded = x.expand(shape);
+    return expanded.reshape({batch.numel(), x.size(-2), x.size(-1)});
+  };
+  Shape shape = batch;
+  for (std::int64_t size : {a.size(-2), b.size(-1)}) shape = shape.with(shape.rank(), size);
+  return product(batched(a), batched(b)).reshape(shape);
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_matmul(x, weight, "linear");
+  check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}", x.shape(),
+        weight.shape());
+  if (bias.defined())
+    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(), "linear: the weight is {} {} but the bias is {} {}",
+          name_of(weight.dtype()), weight.shape(), name_of(bias.dtype()), bias.shape());
+  if (x.rank() != 2) {
+    Shape shape = x.shape();
+    shape[-1] = weight.size(0);
+    return linear(x.reshape({shape.without(-1).numel(), x.size(-1)}), weight, bias).reshape(shape);
+  }
+  const Tensor y = empty({x.size(0), weight.size(0)}, {.dtype = x.dtype(), .device = x.device()});
+  const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
+  {
+    const NoGrad no_grad;
+    gemm(x, weight.transpose(0, 1), dense_bias, {y, false});
+  }
+  return record<LinearRule>(y, {x, weight, bias}, x, weight, Shape{weight.size(0)});
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,124 @@
+// Normalisations. Their gradients are fused kernels.
+#include <algorithm>
+
+#include "anneal/core/autograd.h"
+#include "anneal/core/dispatch.h"
+#include "anneal/core/ops.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+// Statistics are kept in f32, or f64 for f64.
+DType statistics_dtype(const Tensor& x) { return x.dtype() == DType::f64 ? DType::f64 : DType::f32; }
+const void* raw_or_null(const Tensor& x) { return x.defined() ? x.raw() : nullptr; }
+void* new_gradient(Gradients& dx, int i, const Tensor& input) {
+  if (!dx.wants(i)) return nullptr;
+  const Tensor gradient = empty(input.shape(), {.dtype = input.dtype(), .device = input.device()});
+  dx.set(i, gradient);
+  return gradient.raw();
+}
+
+void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, const Shape& shape, const char* op) {
+  check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
+  for (const Tensor& p : {weight, bias})
+    if (p.defined())
+      check(p.shape() == shape && p.dtype() == x.dtype() && p.is_contiguous(),
+            "{}: x {} {} needs a contiguous weight and bias of shape {}, got {} {}", op, name_of(x.dtype()), x.shape(), shape,
+            name_of(p.dtype()), p.shape());
+}
+
+template <bool Rms>
+struct RowNormRule {
+  static constexpr const char* name = Rms ? "rms_norm" : "layer_norm";
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                       const Tensor& mean, const Tensor& rstd) {
+    check_differentiated_once(name);
+    const std::int64_t rows = rstd.numel();
+    const Tensor dense_dy = dy.contiguous();
+    kernels::LayerNormGrad args{x.dtype(), Rms,         rows,           rows ? x.numel() / rows : 0, x.raw(), raw_or_null(weight),
+                                mean.raw(), rstd.raw(), dense_dy.raw(), nullptr,                     nullptr, nullptr};
+    args.dx = new_gradient(dx, 0, x);
+    args.dweight = new_gradient(dx, 1, weight);
+    args.dbias = new_gradient(dx, 2, bias);
+    launch(x.device(), args);
+  }
+};
+
+template <bool Rms>
+Tensor row_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
+  const char* name = RowNormRule<Rms>::name;
+  const int dims = weight.defined() ? weight.rank() : 1;
+  check(input.rank() >= dims && dims >= 1, "{}: x {} has fewer dimensions than the weight {}", name, input.shape(),
+        weight.defined() ? weight.shape() : Shape{});
+  Shape normalised;
+  for (int d = input.rank() - dims; d < input.rank(); ++d) normalised = normalised.with(normalised.rank(), input.shape()[d]);
+  check_affine(input, weight, bias, normalised, name);
+  const Tensor x = input.contiguous();
+  const std::int64_t cols = normalised.numel();
+  const std::int64_t rows = cols ? x.numel() / cols : 0;
+  const TensorOptions statistics{.dtype = statistics_dtype(x), .device = x.device()};
+  const Tensor mean = empty({rows}, statistics);
+  const Tensor rstd = empty({rows}, statistics);
+  const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
+  launch(x.device(), kernels::LayerNorm{x.dtype(), Rms, rows, cols, eps, x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
+                                        mean.raw(), rstd.raw()});
+  return record<RowNormRule<Rms>>(y, {x, weight, bias}, x, weight, bias, mean, rstd);
+}
+
+struct BatchNormRule {
+  static constexpr const char* name = "batch_norm";
+  static void backward(const Tensor& dy, Gradients& dx, bool training, const Tensor& x, const Tensor& weight, const Tensor& bias,
+                       const Tensor& mean, const Tensor& rstd) {
+    check_differentiated_once(name);
+    const Tensor dense_dy = dy.contiguous();
+    const std::int64_t n = x.size(0);
+    const std::int64_t c = x.size(1);
+    kernels::BatchNormGrad args{x.dtype(),  training,   n,              c,       x.shape().numel() / std::max<std::int64_t>(n * c, 1),
+                                x.raw(),    raw_or_null(weight), mean.raw(), rstd.raw(), dense_dy.raw(),
+                                nullptr,    nullptr,    nullptr};
+    args.dx = new_gradient(dx, 0, x);
+    args.dweight = new_gradient(dx, 1, weight);
+    args.dbias = new_gradient(dx, 2, bias);
+    launch(x.device(), args);
+  }
+};
+
+}  // namespace
+
+Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
+  return row_norm<false>(x, weight, bias, eps);
+}
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_norm<true>(x, weight, {}, eps); }
+
+Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var, const Tensor& weight,
+                  const Tensor& bias, BatchNormOptions options) {
+  check(input.rank() >= 2, "batch_norm: expected x [n, channels, ...], got {}", input.shape());
+  const std::int64_t n = input.size(0);
+  const std::int64_t c = input.size(1);
+  check_affine(input, weight, bias, {c}, "batch_norm");
+  check_affine(input, running_mean, running_var, {c}, "batch_norm");
+  check(running_mean.defined() == running_var.defined(), "batch_norm: only one of the two running statistics is there");
+  const std::int64_t values = c ? input.numel() / c : 0;
+  if (options.training)
+    check(c == 0 || values > 1, "batch_norm: expected more than one value a channel when training, got x {}", input.shape());
+  else check(running_mean.defined(), "batch_norm: evaluation needs running statistics");
+  const Tensor x = input.contiguous();
+  const TensorOptions statistics{.dtype = statistics_dtype(x), .device = x.device()};
+  const Tensor mean = empty({c}, statistics);
+  const Tensor rstd = empty({c}, statistics);
+  const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
+  launch(x.device(),
+         kernels::BatchNorm{x.dtype(), options.training, n, c, c > 0 ? values / std::max<std::int64_t>(n, 1) : 0, options.eps, options.momentum,
+                            x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
+                            running_mean.defined() ? running_mean.raw() : nullptr,
+                            running_var.defined() ? running_var.raw() : nullptr, mean.raw(), rstd.raw()});
+  if (options.training && running_mean.defined()) {
+    running_mean.bump_version();
+    running_var.bump_version();
+  }
+  return record<BatchNormRule>(y, {x, weight, bias}, options.training, x, weight, bias, mean, rstd);
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,40 @@
+// The memory behind tensors, and the count of its changes.
+#pragma once
+
+#include <cstdint>
+
+#include "anneal/core/allocator.h"
+#include "anneal/core/pool.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// A piece of memory that a tensor and its views share. It owns a block of its own, or is a part of another storage: a
+/// parameter's slot in an arena is such a part, so that the version belongs to the parameter alone.
+class Storage final : public RefCounted {
+ public:
+  /// Uninitialised memory. Throws OutOfMemory.
+  Storage(std::size_t bytes, Device device);
+  /// The bytes [offset, offset + bytes) of `whole`, which is kept alive.
+  Storage(Ref<Storage> whole, std::size_t offset, std::size_t bytes);
+  ~Storage() override;
+
+  std::byte* data() const { return data_; }
+  std::size_t bytes() const { return bytes_; }
+  Device device() const { return device_; }
+
+  /// Counts the writes in place; what was saved for backward compares it.
+  std::uint32_t version() const { return version_; }
+  void bump_version() { ++version_; }
+
+ private:
+  std::byte* data_;
+  std::size_t bytes_;
+  Device device_;
+  std::uint32_t version_ = 0;
+  Allocator* from_ = nullptr;
+  Ref<Storage> whole_;
+};
+
+}  // namespace v0
+}  // namespace anneal

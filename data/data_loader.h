@@ -1,0 +1,102 @@
+// Batches of a dataset, epoch by epoch.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <utility>
+
+#include "anneal/data/dataset.h"
+#include "anneal/data/sampler.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// Changes a batch where it is made, for augmentation. The generator depends on seed, epoch and the batch's number alone,
+/// and ops draw from it too: results are the same for any number of workers.
+using Transform = std::function<void(Batch& batch, Generator& generator)>;
+
+struct DataLoaderOptions {
+  std::int64_t batch_size = 1;
+  bool shuffle = false;    ///< a new random order each epoch
+  bool drop_last = false;  ///< leave out a last batch that is not full
+  int num_workers = 0;     ///< threads that make batches ahead; 0: the caller's thread makes each when it is due
+  int prefetch = 2;        ///< how many batches ahead, for each worker
+  std::uint64_t seed = 0;  ///< of the order and of the transform
+  Transform transform = {};
+  std::shared_ptr<const Sampler> sampler = {};  ///< an order of your own, instead of `shuffle`
+};
+
+/// Where a pass over an epoch stands, and its worker threads: they end with it. An input iterator.
+class BatchIterator {
+ public:
+  using value_type = Batch;
+  using difference_type = std::ptrdiff_t;
+
+  BatchIterator(BatchIterator&&) noexcept;
+  BatchIterator& operator=(BatchIterator&&) noexcept;
+  ~BatchIterator();
+
+  /// The batch is the caller's to change or move from, until the iterator moves on.
+  Batch& operator*() const;
+  Batch* operator->() const { return &**this; }
+  /// Moves on, waiting for the batch if need be. What the dataset or the transform throws is thrown here; the pass is then
+  /// at its end.
+  BatchIterator& operator++();
+  void operator++(int) { ++*this; }
+  /// The batch's number in its epoch.
+  std::int64_t index() const;
+  bool operator==(std::default_sentinel_t) const;
+
+ private:
+  friend class DataLoader;
+  class Pass;
+  explicit BatchIterator(std::unique_ptr<Pass> pass);
+
+  std::unique_ptr<Pass> pass_;
+};
+
+/// Gives a dataset's samples in batches:
+///
+///   DataLoader loader(TensorDataset{{"x", images}, {"y", labels}}, {.batch_size = 64, .shuffle = true, .num_workers = 2});
+///   for (int epoch = 0; epoch < 5; ++epoch)
+///     for (Batch& batch : loader) step(batch["x"], batch["y"]);
+///
+/// Batch k of epoch e is a function of the dataset, the options and (e, k): not of the number of workers, nor of what was
+/// asked for before. Workers compute with one thread each, and record no gradients.
+class DataLoader {
+ public:
+  /// The dataset is shared with the loader and its iterators. Throws ConfigError for options that make no sense.
+  explicit DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options = {});
+  template <std::derived_from<Dataset> D>
+  explicit DataLoader(D dataset, DataLoaderOptions options = {})
+      : DataLoader(std::make_shared<const D>(std::move(dataset)), std::move(options)) {}
+
+  /// Batches in an epoch.
+  std::int64_t size() const;
+  const std::shared_ptr<const Dataset>& dataset() const { return dataset_; }
+  const DataLoaderOptions& options() const { return options_; }
+
+  /// The epoch that the next `begin()` visits; each begin() moves it on by one.
+  std::int64_t epoch() const { return epoch_; }
+  void set_epoch(std::int64_t epoch) { epoch_ = epoch; }
+
+  BatchIterator begin() { return begin(epoch_++, 0); }
+  std::default_sentinel_t end() const { return {}; }
+  /// A pass over any epoch from any of its batches on; `epoch()` stays as it is.
+  BatchIterator begin(std::int64_t epoch, std::int64_t first_batch) const;
+
+ private:
+  friend class BatchIterator;
+
+  std::shared_ptr<const Dataset> dataset_;
+  DataLoaderOptions options_;
+  std::shared_ptr<const Sampler> sampler_;
+  std::int64_t epoch_ = 0;
+};
+
+}  // namespace v0
+}  // namespace anneal

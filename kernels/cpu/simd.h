@@ -1,0 +1,176 @@
+// Vectors of the widest kind that this instruction-set level has: the compiler's vector extensions, which do arithmetic
+// by themselves, and here what they lack.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "anneal/kernels/dtype.h"
+
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
+namespace anneal {
+inline namespace v0 {
+namespace kernels::cpu::ANNEAL_LEVEL {
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+inline constexpr int vector_bytes = 32;
+#else
+inline constexpr int vector_bytes = 16;
+#endif
+#if defined(__AVX512F__) || defined(__aarch64__)
+inline constexpr int vector_registers = 32;
+#else
+inline constexpr int vector_registers = 16;
+#endif
+
+template <class C>
+struct VectorOf {
+  static_assert(std::is_arithmetic_v<C>);
+  typedef C Type __attribute__((vector_size(vector_bytes)));
+};
+/// A vector of C, which is a number type.
+template <class C>
+using Vector = typename VectorOf<C>::Type;
+template <class C>
+inline constexpr int lanes = vector_bytes / static_cast<int>(sizeof(C));
+
+#if defined(__AVX512F__)
+inline constexpr __mmask16 all_lanes = 0xffff;  // the forms without a mask make g++ 12 warn
+#endif
+
+typedef std::uint16_t HalfBits __attribute__((vector_size(vector_bytes / 2)));
+
+template <class C>
+ANNEAL_HD Vector<C> splat(C x) {
+  return x - Vector<C>{};
+}
+
+/// The next `lanes` elements, converted to what T is computed in. Any alignment will do.
+template <class T>
+ANNEAL_HD Vector<Compute<T>> load_vector(const T* from) {
+  using C = Compute<T>;
+  if constexpr (std::is_same_v<T, C>) {
+    Vector<C> v;
+    __builtin_memcpy(&v, from, sizeof v);
+    return v;
+  } else {
+    HalfBits bits;
+    __builtin_memcpy(&bits, from, sizeof bits);
+    if constexpr (std::is_same_v<T, bf16>) {
+      return __builtin_bit_cast(Vector<C>, __builtin_convertvector(bits, Vector<std::uint32_t>) << 16);
+    } else {
+#if defined(__AVX512F__)
+      return __builtin_bit_cast(Vector<C>, _mm512_maskz_cvtph_ps(all_lanes, __builtin_bit_cast(__m256i, bits)));
+#elif defined(__F16C__)
+      return __builtin_bit_cast(Vector<C>, _mm256_cvtph_ps(__builtin_bit_cast(__m128i, bits)));
+#else
+      Vector<C> v;
+      for (int i = 0; i < lanes<C>; ++i) v[i] = to_float(from[i]);
+      return v;
+#endif
+    }
+  }
+}
+
+/// The inverse: rounds to nearest, ties to even.
+template <class T>
+ANNEAL_HD void store_vector(T* to, Vector<Compute<T>> v) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    __builtin_memcpy(to, &v, sizeof v);
+  } else if constexpr (std::is_same_v<T, bf16>) {
+    const auto u = __builtin_bit_cast(Vector<std::uint32_t>, v);
+    const auto nan = __builtin_bit_cast(Vector<std::uint32_t>, v != v);
+    const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    const HalfBits bits = __builtin_convertvector((rounded & ~nan) | (((u >> 16) | 0x40u) & nan), HalfBits);
+    __builtin_memcpy(to, &bits, sizeof bits);
+  } else {
+#if defined(__AVX512F__)
+    const __m256i bits = _mm512_maskz_cvtps_ph(all_lanes, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(to, &bits, sizeof bits);
+#elif defined(__F16C__)
+    const __m128i bits = _mm256_cvtps_ph(__builtin_bit_cast(__m256, v), _MM_FROUND_TO_NEAREST_INT);
+    __builtin_memcpy(to, &bits, sizeof bits);
+#else
+    for (int i = 0; i < lanes<float>; ++i) to[i] = to_f16(v[i]);
+#endif
+  }
+}
+
+/// The next n elements, 0 <= n <= lanes, and zeros after them; nothing else is touched.
+template <class T>
+ANNEAL_HD Vector<Compute<T>> load_first(const T* from, int n) {
+  using C = Compute<T>;
+  if (n == lanes<C>) return load_vector(from);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
+    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from));
+  } else if constexpr (sizeof(T) == 8) {
+    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), from));
+  }
+#endif
+  T some[lanes<C>] = {};
+  for (int i = 0; i < n; ++i) some[i] = from[i];
+  return load_vector(some);
+}
+template <class T>
+ANNEAL_HD void store_first(T* to, Vector<Compute<T>> v, int n) {
+  using C = Compute<T>;
+  if (n == lanes<C>) return store_vector(to, v);
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
+    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << n) - 1), __builtin_bit_cast(__m512, v));
+  } else if constexpr (sizeof(T) == 8) {
+    return _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << n) - 1), __builtin_bit_cast(__m512d, v));
+  }
+#endif
+  T some[lanes<C>];
+  store_vector(some, v);
+  for (int i = 0; i < n; ++i) to[i] = some[i];
+}
+
+/// max(x, 0), where NaN stays NaN.
+template <class C>
+ANNEAL_HD Vector<C> relu(Vector<C> x) {
+  using Bits = Vector<std::conditional_t<sizeof(C) == 4, std::int32_t, std::int64_t>>;
+  return __builtin_bit_cast(Vector<C>, __builtin_bit_cast(Bits, x) & ~__builtin_bit_cast(Bits, x < Vector<C>{}));
+}
+
+template <class C, int First, int... I>
+ANNEAL_HD Vector<C> every_other(Vector<C> a, Vector<C> b, std::integer_sequence<int, I...>) {
+  return __builtin_shufflevector(a, b, (2 * I + First)...);
+}
+/// The lanes 0, 2, 4, ... (or, with First = 1, 1, 3, 5, ...) of two vectors.
+template <class C, int First = 0>
+ANNEAL_HD Vector<C> every_other(Vector<C> a, Vector<C> b) {
+  return every_other<C, First>(a, b, std::make_integer_sequence<int, lanes<C>>{});
+}
+
+/// Half of a 2x2 block exchange at distance S: lane i of the result comes from `a` or `b`.
+template <class C, int S, bool Upper, int... I>
+ANNEAL_HD Vector<C> exchange(Vector<C> a, Vector<C> b, std::integer_sequence<int, I...>) {
+  constexpr int n = lanes<C>;
+  return __builtin_shufflevector(a, b, (I & S ? n + I - (Upper ? 0 : S) : I + (Upper ? S : 0))...);
+}
+/// Transposes `lanes` vectors in place.
+template <class C, int S = lanes<C> / 2>
+ANNEAL_HD void transpose(Vector<C>* v) {
+  constexpr auto all = std::make_integer_sequence<int, lanes<C>>{};
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<C>; ++i) {
+    if (i & S) continue;
+    const Vector<C> a = v[i], b = v[i + S];
+    v[i] = exchange<C, S, false>(a, b, all);
+    v[i + S] = exchange<C, S, true>(a, b, all);
+  }
+  if constexpr (S > 1) transpose<C, S / 2>(v);
+}
+
+}  // namespace kernels::cpu::ANNEAL_LEVEL
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,31 @@
+#include "anneal/nn/conv.h"
+
+#include <cmath>
+
+#include "anneal/nn/init.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace nn {
+
+namespace {
+
+Tensor new_weight(std::int64_t in, std::int64_t out, Pair window, std::int64_t groups) {
+  check(groups >= 1 && in % groups == 0 && out % groups == 0, "Conv2d: {} groups do not divide {} inputs and {} outputs", groups,
+        in, out);
+  return init::kaiming_uniform_(empty({out, in / groups, window.h, window.w}), std::sqrt(5.0));
+}
+
+}  // namespace
+
+Conv2d::Conv2d(Slot at, std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions o)
+    : Module(at),
+      weight({this, "weight"}, new_weight(in, out, window, o.groups)),
+      bias({this, "bias"}, o.bias ? init::bias_(empty({out}), init::fans(weight).in) : Tensor()),
+      options_{o.stride, o.padding, o.dilation, o.groups} {}
+
+Tensor Conv2d::forward(const Tensor& x) const { return conv2d(x, weight, bias, options_); }
+
+}  // namespace nn
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,71 @@
+// Normalisation layers.
+#pragma once
+
+#include "anneal/core/ops.h"
+#include "anneal/nn/module.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace nn {
+
+struct LayerNormOptions {
+  double eps = 1e-5;
+  bool affine = true;  ///< with weight (ones at first) and bias (zeros)
+};
+/// Over the last dimensions, of the given sizes.
+class LayerNorm : public Module {
+ public:
+  LayerNorm(Slot at, const Shape& shape, LayerNormOptions options = {});
+  explicit LayerNorm(const Shape& shape, LayerNormOptions options = {}) : LayerNorm(Slot{}, shape, options) {}
+  LayerNorm(Slot at, std::int64_t size, LayerNormOptions options = {}) : LayerNorm(at, Shape{size}, options) {}
+  explicit LayerNorm(std::int64_t size, LayerNormOptions options = {}) : LayerNorm(Slot{}, Shape{size}, options) {}
+  Tensor forward(const Tensor& x) const override;
+
+  Parameter weight;
+  Parameter bias;
+
+ private:
+  Shape shape_;
+  double eps_;
+};
+
+struct BatchNormLayerOptions {
+  double eps = 1e-5;
+  double momentum = 0.1;
+  bool affine = true;         ///< with weight (ones at first) and bias (zeros)
+  bool running_stats = true;  ///< without: the batch's statistics in evaluation too
+};
+/// What both batch norms share. In training the batch's statistics, in evaluation the running ones.
+class BatchNorm : public Module {
+ public:
+  Parameter weight;
+  Parameter bias;
+  Buffer running_mean;
+  Buffer running_var;
+  Buffer num_batches_tracked;  ///< i64, a scalar
+
+ protected:
+  BatchNorm(Slot at, std::int64_t channels, BatchNormLayerOptions options);
+  Tensor normalise(const Tensor& x) const;
+
+ private:
+  BatchNormLayerOptions options_;
+};
+/// x [n, channels] or [n, channels, length].
+class BatchNorm1d : public BatchNorm {
+ public:
+  explicit BatchNorm1d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm(at, channels, options) {}
+  explicit BatchNorm1d(std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm1d(Slot{}, channels, options) {}
+  Tensor forward(const Tensor& x) const override;
+};
+/// x [n, channels, height, width].
+class BatchNorm2d : public BatchNorm {
+ public:
+  explicit BatchNorm2d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm(at, channels, options) {}
+  explicit BatchNorm2d(std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm2d(Slot{}, channels, options) {}
+  Tensor forward(const Tensor& x) const override;
+};
+
+}  // namespace nn
+}  // namespace v0
+}  // namespace anneal

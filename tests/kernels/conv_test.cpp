@@ -1,0 +1,157 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "anneal/kernels/kernels.h"
+#include "anneal/kernels/parallel.h"
+
+namespace anneal {
+namespace {
+
+using kernels::Activation;
+using kernels::ConvShape;
+using Floating = TypeList<float, double, f16, bf16>;
+
+template <class T>
+std::vector<T> random_values(std::int64_t n, unsigned seed) {
+  std::mt19937 engine(seed);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<T> values(static_cast<std::size_t>(n));
+  for (T& value : values) value = store<T>(uniform(engine));
+  return values;
+}
+
+/// The distance of 1 and the next number.
+template <class T>
+constexpr double epsilon = std::is_same_v<T, f16>      ? 0x1p-10
+                           : std::is_same_v<T, bf16>   ? 0x1p-7
+                           : std::is_same_v<T, double> ? 0x1p-52
+                                                       : 0x1p-23;
+
+/// `summands`: how many products make up one element.
+template <class T>
+void expect_near(const std::vector<T>& got, const std::vector<double>& want, std::int64_t summands) {
+  ASSERT_EQ(got.size(), want.size());
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double tolerance = epsilon<T> * (1 + std::abs(want[i])) + epsilon<Compute<T>> * static_cast<double>(summands);
+    ASSERT_NEAR(static_cast<double>(load(got[i])), want[i], tolerance) << "at " << i;
+  }
+}
+
+template <class T>
+struct Case {
+  ConvShape s;
+  std::int64_t c_in = s.c_in / s.groups, c_out = s.c_out / s.groups;
+  std::vector<T> x = random_values<T>(s.n * s.c_in * s.h * s.w, 1),
+                 weight = random_values<T>(s.c_out * c_in * s.kernel_h * s.kernel_w, 2),
+                 bias = random_values<T>(s.c_out, 3), dy = random_values<T>(s.n * s.c_out * s.out_h() * s.out_w(), 4),
+                 old = random_values<T>(s.c_out * c_in * s.kernel_h * s.kernel_w, 5);
+
+  /// Calls `f(y, x, weight)` with the positions of every product that y is a sum of.
+  template <class F>
+  void for_products(const F& f) const {
+    for (std::int64_t n = 0; n < s.n; ++n) {
+      for (std::int64_t o = 0; o < s.c_out; ++o) {
+        for (std::int64_t i = 0; i < s.out_h(); ++i) {
+          for (std::int64_t j = 0; j < s.out_w(); ++j) {
+            for (std::int64_t c = 0; c < c_in; ++c) {
+              for (std::int64_t r = 0; r < s.kernel_h; ++r) {
+                for (std::int64_t q = 0; q < s.kernel_w; ++q) {
+                  const std::int64_t h = i * s.stride_h + r * s.dilation_h - s.padding_h;
+                  const std::int64_t w = j * s.stride_w + q * s.dilation_w - s.padding_w;
+                  if (h < 0 || h >= s.h || w < 0 || w >= s.w) continue;
+                  f(((n * s.c_out + o) * s.out_h() + i) * s.out_w() + j,
+                    ((n * s.c_in + o / c_out * c_in + c) * s.h + h) * s.w + w,
+                    ((o * c_in + c) * s.kernel_h + r) * s.kernel_w + q);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+
+  struct Results {
+    std::vector<T> y, plain_y, dx, dweight, sum;
+    bool operator==(const Results& other) const {
+      return same(y, other.y) && same(plain_y, other.plain_y) && same(dx, other.dx) && same(dweight, other.dweight) &&
+             same(sum, other.sum);
+    }
+    static bool same(const std::vector<T>& a, const std::vector<T>& b) {
+      return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    }
+  };
+  Results run(int threads) const {
+    Results r{dy, dy, x, old, old};  // of the right sizes, and not what is to be found there
+    set_num_threads(threads);
+    constexpr DType dtype = dtype_of<T>;
+    kernels::cpu::run(kernels::Conv2d{dtype, s, x.data(), weight.data(), bias.data(), r.y.data(), Activation::relu});
+    kernels::cpu::run(kernels::Conv2d{dtype, s, x.data(), weight.data(), nullptr, r.plain_y.data(), Activation::none});
+    kernels::cpu::run(kernels::Conv2dInputGrad{dtype, s, dy.data(), weight.data(), r.dx.data()});
+    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, s, dy.data(), x.data(), r.dweight.data(), false});
+    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, s, dy.data(), x.data(), r.sum.data(), true});
+    set_num_threads(0);
+    return r;
+  }
+
+  void check() const {
+    std::vector<double> y(dy.size()), dx(x.size()), dweight(weight.size());
+    for_products([&](std::int64_t at_y, std::int64_t at_x, std::int64_t at_weight) {
+      const double value = load(x[at_x]), factor = load(weight[at_weight]), gradient = load(dy[at_y]);
+      y[at_y] += value * factor;
+      dx[at_x] += gradient * factor;
+      dweight[at_weight] += gradient * value;
+    });
+    const std::int64_t kernel = s.kernel_h * s.kernel_w, pixels = s.n * s.out_h() * s.out_w();
+    const Results got = run(1);
+    expect_near(got.plain_y, y, c_in * kernel);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      const std::size_t plane = i / static_cast<std::size_t>(s.out_h() * s.out_w()) % static_cast<std::size_t>(s.c_out);
+      y[i] = std::max(y[i] + load(bias[plane]), 0.0);
+    }
+    expect_near(got.y, y, c_in * kernel);
+    expect_near(got.dx, dx, c_out * kernel);
+    expect_near(got.dweight, dweight, pixels);
+    for (std::size_t i = 0; i < dweight.size(); ++i) dweight[i] += load(old[i]);
+    expect_near(got.sum, dweight, pixels);
+    EXPECT_TRUE(got == run(2)) << "2 threads";
+    EXPECT_TRUE(got == run(3)) << "3 threads";
+  }
+};
+
+class ConvShapes : public testing::TestWithParam<ConvShape> {};
+
+TEST_P(ConvShapes, EqualPlainLoops) {
+  for_each_type(Floating{}, [&]<class T>() {
+    SCOPED_TRACE(name_of(dtype_of<T>));
+    Case<T>{GetParam()}.check();
+  });
+}
+
+// n, c_in, h, w, c_out, kernel, stride, padding, dilation, groups
+INSTANTIATE_TEST_SUITE_P(Kernels, ConvShapes,
+                         testing::Values(ConvShape{2, 3, 7, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // odd everything
+                                         ConvShape{3, 4, 8, 8, 6, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // pointwise
+                                         ConvShape{1, 2, 1, 1, 3, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // one pixel
+                                         ConvShape{0, 2, 4, 4, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // no images
+                                         ConvShape{2, 4, 11, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},   // stride 2, groups
+                                         ConvShape{2, 3, 12, 40, 9, 3, 3, 3, 4, 1, 1, 1, 1, 1},   // stride above kernel
+                                         ConvShape{2, 3, 6, 7, 3, 1, 1, 2, 3, 0, 0, 1, 1, 1},     // pixels never read
+                                         ConvShape{2, 6, 13, 17, 70, 5, 4, 3, 2, 2, 3, 1, 2, 1},  // stride and dilation
+                                         ConvShape{2, 3, 9, 9, 4, 3, 2, 2, 2, 2, 1, 2, 3, 1},     // both ways, both 2
+                                         ConvShape{2, 3, 6, 6, 3, 3, 3, 1, 1, 4, 3, 1, 1, 1},  // padding above kernel
+                                         ConvShape{1, 8, 9, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 8},  // depthwise
+                                         ConvShape{2, 4, 10, 10, 12, 3, 3, 2, 2, 1, 1, 1, 1, 4},   // 3 outputs a plane
+                                         ConvShape{40, 2, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // many small images
+                                         ConvShape{9, 3, 5, 5, 4, 2, 2, 1, 2, 0, 1, 2, 1, 1},      // even kernel
+                                         ConvShape{5, 1, 28, 28, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // a first layer
+                                         ConvShape{3, 70, 14, 14, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // a sum in blocks
+                                         ConvShape{1, 3, 40, 50, 8, 4, 4, 4, 4, 0, 0, 1, 1, 1}));  // cut into patches
+
+}  // namespace
+}  // namespace anneal

@@ -1,0 +1,309 @@
+#include <gtest/gtest.h>
+
+#include <limits>
+
+#include "anneal/kernels/kernels.h"
+#include "anneal/tests/kernels/values.h"
+
+namespace anneal::testing {
+namespace {
+
+using kernels::Targets;
+constexpr double infinity = std::numeric_limits<double>::infinity();
+
+struct Rows {
+  std::int64_t rows, cols;
+  std::int64_t size() const { return rows * cols; }
+};
+constexpr Rows shapes[] = {{0, 5},  {5, 0},  {1, 1},  {4, 1},   {3, 2},   {7, 10},
+                           {2, 16}, {5, 17}, {3, 64}, {2, 100}, {33, 65}, {1, 1027}};
+constexpr Rows large{401, 517};
+
+/// The row of `values` that starts at `begin`.
+Doubles row(const Doubles& values, const Rows& s, std::int64_t r) {
+  return Doubles(values.begin() + r * s.cols, values.begin() + (r + 1) * s.cols);
+}
+
+template <class T>
+class Rowwise : public ::testing::Test {
+ protected:
+  using C = Compute<T>;
+  static constexpr DType dtype = dtype_of<T>;
+  static std::vector<T> values(std::int64_t n, unsigned seed) { return random_values<T>(n, seed); }
+};
+TYPED_TEST_SUITE(Rowwise, FloatingTypes);
+
+// ---- softmax ----
+
+Doubles softmax(const Doubles& x, bool log) {
+  const double top = x.empty() ? 0 : *std::max_element(x.begin(), x.end());
+  double sum = 0;
+  for (const double v : x) sum += std::exp(v - top);
+  Doubles y;
+  for (const double v : x) y.push_back(log ? v - top - std::log(sum) : std::exp(v - top) / sum);
+  return y;
+}
+
+template <class T>
+std::vector<std::vector<T>> run_softmax(bool log, const Rows& s) {
+  const auto x = random_values<T>(s.size(), 1), dy = random_values<T>(s.size(), 2);
+  std::vector<T> y(x.size()), dx(x.size());
+  kernels::cpu::run(kernels::Softmax{dtype_of<T>, log, s.rows, s.cols, x.data(), y.data()});
+  kernels::cpu::run(kernels::SoftmaxGrad{dtype_of<T>, log, s.rows, s.cols, y.data(), dy.data(), dx.data()});
+  return {y, dx};
+}
+
+TYPED_TEST(Rowwise, Softmax) {
+  for (const bool log : {false, true}) {
+    for (const Rows& s : shapes) {
+      SCOPED_TRACE(::testing::Message() << s.rows << " x " << s.cols << (log ? " log" : ""));
+      const auto x = doubles(this->values(s.size(), 1)), dy = doubles(this->values(s.size(), 2));
+      const auto out = run_softmax<TypeParam>(log, s);
+      const Doubles stored = doubles(out[0]);
+      Doubles y, dx;
+      for (std::int64_t r = 0; r < s.rows; ++r) {
+        const Doubles row_dy = row(dy, s, r), row_y = row(stored, s, r), want = softmax(row(x, s, r), log);
+        y.insert(y.end(), want.begin(), want.end());
+        double along = 0;
+        for (std::size_t i = 0; i < row_y.size(); ++i) along += row_dy[i] * (log ? 1 : row_y[i]);
+        for (std::size_t i = 0; i < row_y.size(); ++i) {
+          dx.push_back(log ? row_dy[i] - std::exp(row_y[i]) * along : row_y[i] * (row_dy[i] - along));
+        }
+        if (this->dtype == DType::f64 && s.cols < 200) {
+          const Doubles numeric =
+              numeric_gradient(row(x, s, r), [&](const Doubles& v) { return dot(softmax(v, log), row_dy); });
+          expect_near(row(dx, s, r), numeric, 1e-8);
+        }
+      }
+      expect_near(out[0], y);
+      expect_near(out[1], dx);
+    }
+  }
+}
+
+TYPED_TEST(Rowwise, SoftmaxOfExtremes) {
+  using C = Compute<TypeParam>;
+  for (const Doubles& x : {Doubles{-infinity, -infinity, -infinity}, Doubles{-infinity, 1, 0}, Doubles{500, 500, -500},
+                           Doubles{0, std::nan(""), 1}, Doubles{0, infinity, 1}}) {
+    for (const bool log : {false, true}) {
+      std::vector<TypeParam> in;
+      for (const double v : x) in.push_back(store<TypeParam>(static_cast<C>(v)));
+      std::vector<TypeParam> y(3);
+      kernels::cpu::run(kernels::Softmax{this->dtype, log, 1, 3, in.data(), y.data()});
+      const Doubles want = softmax(x, log);
+      expect_near(y, want);
+      std::vector<TypeParam> over = in;  // the output may lie over the input
+      kernels::cpu::run(kernels::Softmax{this->dtype, log, 1, 3, over.data(), over.data()});
+      expect_near(over, want);
+    }
+  }
+}
+
+TYPED_TEST(Rowwise, SoftmaxSameBitsForAnyThreads) {
+  for (const bool log : {false, true}) expect_thread_independent([&] { return run_softmax<TypeParam>(log, large); });
+}
+
+// ---- cross-entropy ----
+
+/// -sum_j q_j log softmax(x)_j with q as kernels.h defines it; `q` is empty for class targets
+double cross_entropy(const Doubles& x, const Doubles& q, std::int64_t target, double smoothing) {
+  const Doubles log_p = softmax(x, true);
+  double loss = 0;
+  for (std::size_t j = 0; j < x.size(); ++j) {
+    const double plain = q.empty() ? static_cast<std::int64_t>(j) == target : q[j];
+    loss -= ((1 - smoothing) * plain + smoothing / static_cast<double>(x.size())) * log_p[j];
+  }
+  return loss;
+}
+
+enum class Kind { classes, probabilities };
+struct EntropyCase {
+  Kind kind;
+  double smoothing;
+};
+constexpr EntropyCase entropy_cases[] = {
+    {Kind::classes, 0}, {Kind::classes, 0.1}, {Kind::probabilities, 0}, {Kind::probabilities, 0.2}};
+constexpr std::int64_t ignored = -100;
+
+template <class T>
+struct Entropy {
+  Entropy(const EntropyCase& c, const Rows& s)
+      : x(random_values<T>(s.size(), 3)), q(random_values<T>(s.size(), 4, 0, 1)), dloss(random_values<T>(s.rows, 5)) {
+    for (std::int64_t r = 0; r < s.rows; ++r) classes.push_back(s.cols == 0 || r % 4 == 3 ? ignored : r * 7 % s.cols);
+    const Targets targets{classes.data(), c.kind == Kind::probabilities ? q.data() : nullptr, ignored, c.smoothing};
+    loss.resize(dloss.size());
+    lse.resize(dloss.size());
+    dx.resize(x.size());
+    const DType dtype = dtype_of<T>;
+    kernels::cpu::run(kernels::CrossEntropy{dtype, s.rows, s.cols, x.data(), targets, loss.data(), lse.data()});
+    kernels::cpu::run(kernels::CrossEntropyGrad{dtype, s.rows, s.cols, x.data(), targets, lse.data(), dloss.data(),
+                                                false, scale, dx.data()});
+    over = x;  // the gradient may lie over the logits
+    kernels::cpu::run(kernels::CrossEntropyGrad{dtype, s.rows, s.cols, over.data(), targets, lse.data(), dloss.data(),
+                                                true, scale, over.data()});
+  }
+  static constexpr double scale = 0.25;
+  std::vector<T> x, q, dloss, loss, dx, over;
+  std::vector<Compute<T>> lse;
+  std::vector<std::int64_t> classes;
+};
+
+TYPED_TEST(Rowwise, CrossEntropy) {
+  for (const EntropyCase& c : entropy_cases) {
+    for (const Rows& s : shapes) {
+      SCOPED_TRACE(::testing::Message() << s.rows << " x " << s.cols
+                                        << (c.kind == Kind::classes ? " classes " : " probabilities ") << c.smoothing);
+      const Entropy<TypeParam> got(c, s);
+      const Doubles x = doubles(got.x), q = doubles(got.q), dloss = doubles(got.dloss);
+      Doubles loss, lse, dx, over;
+      for (std::int64_t r = 0; r < s.rows; ++r) {
+        const bool probabilities = c.kind == Kind::probabilities;
+        const std::int64_t target = got.classes[static_cast<std::size_t>(r)];
+        const auto f = [&](const Doubles& v) {
+          if (!probabilities && target == ignored) return 0.0;
+          return cross_entropy(v, probabilities ? row(q, s, r) : Doubles{}, target, c.smoothing);
+        };
+        const Doubles xr = row(x, s, r);
+        loss.push_back(f(xr));
+        lse.push_back(s.cols == 0 ? -infinity : xr[0] - softmax(xr, true)[0]);
+        if (s.cols > 200) continue;
+        for (const double slope : numeric_gradient(xr, f)) {
+          dx.push_back(slope * got.scale * dloss[static_cast<std::size_t>(r)]);
+          over.push_back(slope * got.scale * dloss[0]);
+        }
+      }
+      expect_near(got.loss, loss);
+      expect_near(got.lse, lse);
+      if (s.cols > 200) continue;
+      expect_near(got.dx, dx, std::max(tolerance<TypeParam>, 1e-8));
+      expect_near(got.over, over, std::max(tolerance<TypeParam>, 1e-8));
+    }
+  }
+}
+
+TYPED_TEST(Rowwise, CrossEntropyOfMaskedLogits) {
+  // A class ruled out by -infinity costs nothing unless smoothing spreads some probability to it.
+  const auto low = store<TypeParam>(static_cast<Compute<TypeParam>>(-infinity));
+  const std::vector<TypeParam> x{store<TypeParam>(Compute<TypeParam>(0)), low, store<TypeParam>(Compute<TypeParam>(0))};
+  const std::int64_t target = 0;
+  for (const double smoothing : {0.0, 0.1}) {
+    std::vector<TypeParam> loss(1);
+    std::vector<Compute<TypeParam>> lse(1);
+    const Targets targets{&target, nullptr, ignored, smoothing};
+    kernels::cpu::run(kernels::CrossEntropy{this->dtype, 1, 3, x.data(), targets, loss.data(), lse.data()});
+    expect_near(loss, {smoothing > 0 ? infinity : std::log(2.0)});
+    expect_near(lse, {std::log(2.0)});
+  }
+}
+
+TYPED_TEST(Rowwise, CrossEntropySameBitsForAnyThreads) {
+  for (const EntropyCase& c : entropy_cases) {
+    expect_thread_independent([&] {
+      const Entropy<TypeParam> e(c, large);
+      return std::vector{e.loss, e.dx, e.over};
+    });
+  }
+}
+
+// ---- layer norm ----
+
+Doubles layer_norm(const Doubles& x, bool rms, double eps, const Doubles& weight, const Doubles& bias) {
+  const auto n = static_cast<double>(x.size());
+  double mean = 0, var = 0;
+  for (const double v : x) mean += rms ? 0 : v / n;
+  for (const double v : x) var += (v - mean) * (v - mean) / n;
+  Doubles y;
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    y.push_back((x[i] - mean) / std::sqrt(var + eps) * (weight.empty() ? 1 : weight[i]) + (bias.empty() ? 0 : bias[i]));
+  }
+  return y;
+}
+
+template <class T>
+struct Norm {
+  Norm(bool rms, bool affine, const Rows& s, double offset = 0)
+      : x(random_values<T>(s.size(), 6, offset - 2, offset + 2)), dy(random_values<T>(s.size(), 7)) {
+    if (affine) weight = random_values<T>(s.cols, 8), bias = random_values<T>(s.cols, 9);
+    y.resize(x.size());
+    dx.resize(x.size());
+    dweight.resize(static_cast<std::size_t>(s.cols));
+    dbias.resize(dweight.size());
+    mean.resize(static_cast<std::size_t>(s.rows));
+    rstd.resize(mean.size());
+    const T* w = affine ? weight.data() : nullptr;
+    const T* b = affine ? bias.data() : nullptr;
+    const DType dtype = dtype_of<T>;
+    kernels::cpu::run(
+        kernels::LayerNorm{dtype, rms, s.rows, s.cols, eps, x.data(), w, b, y.data(), mean.data(), rstd.data()});
+    kernels::cpu::run(kernels::LayerNormGrad{dtype, rms, s.rows, s.cols, x.data(), w, mean.data(), rstd.data(),
+                                             dy.data(), dx.data(), affine ? dweight.data() : nullptr,
+                                             affine ? dbias.data() : nullptr});
+  }
+  static constexpr double eps = 1e-3;
+  std::vector<T> x, dy, weight, bias, y, dx, dweight, dbias;
+  std::vector<Compute<T>> mean, rstd;
+};
+
+TYPED_TEST(Rowwise, LayerNorm) {
+  for (const bool rms : {false, true}) {
+    for (const bool affine : {false, true}) {
+      for (const Rows& s : shapes) {
+        if (s.cols == 0) continue;  // below
+        SCOPED_TRACE(::testing::Message()
+                     << s.rows << " x " << s.cols << (rms ? " rms" : "") << (affine ? " affine" : ""));
+        const Norm<TypeParam> got(rms, affine, s);
+        const Doubles x = doubles(got.x), dy = doubles(got.dy), weight = doubles(got.weight), bias = doubles(got.bias);
+        Doubles y, dx, dweight(static_cast<std::size_t>(s.cols)), dbias = dweight;
+        for (std::int64_t r = 0; r < s.rows; ++r) {
+          const Doubles xr = row(x, s, r), dyr = row(dy, s, r);
+          const auto f = [&](const Doubles& v) { return layer_norm(v, rms, got.eps, weight, bias); };
+          const Doubles yr = f(xr), normal = layer_norm(xr, rms, got.eps, {}, {});
+          y.insert(y.end(), yr.begin(), yr.end());
+          for (std::size_t i = 0; i < xr.size(); ++i) {
+            dweight[i] += dyr[i] * normal[i];
+            dbias[i] += dyr[i];
+          }
+          if (s.cols > 200) continue;
+          for (const double slope : numeric_gradient(xr, [&](const Doubles& v) { return dot(f(v), dyr); })) {
+            dx.push_back(slope);
+          }
+        }
+        expect_near(got.y, y);
+        if (s.cols <= 200) expect_near(got.dx, dx, std::max(tolerance<TypeParam>, 1e-7));
+        if (!affine) continue;
+        expect_near(got.dweight, dweight);
+        expect_near(got.dbias, dbias);
+      }
+    }
+  }
+}
+
+TEST(LayerNormStatistics, KeepTheirPrecisionFarFromZero) {
+  const Norm<float> got(false, false, {3, 1000}, 1000);
+  const Doubles x = doubles(got.x);
+  Doubles y;
+  for (std::int64_t r = 0; r < 3; ++r) {
+    const Doubles row_y = layer_norm(row(x, {3, 1000}, r), false, got.eps, {}, {});
+    y.insert(y.end(), row_y.begin(), row_y.end());
+  }
+  expect_near(got.y, y, 2e-4);  // the mean of numbers about 1000 is a float as well
+}
+
+TYPED_TEST(Rowwise, LayerNormOfNothing) {
+  const Norm<TypeParam> no_columns(false, true, {4, 0}), no_rows(false, true, {0, 4});
+  EXPECT_TRUE(no_columns.y.empty());
+  expect_near(no_rows.dweight, {0, 0, 0, 0});
+  expect_near(no_rows.dbias, {0, 0, 0, 0});
+}
+
+TYPED_TEST(Rowwise, LayerNormSameBitsForAnyThreads) {
+  for (const bool rms : {false, true}) {
+    expect_thread_independent([&] {
+      const Norm<TypeParam> n(rms, true, {1801, 97});
+      return std::vector{n.y, n.dx, n.dweight, n.dbias};
+    });
+  }
+}
+
+}  // namespace
+}  // namespace anneal::testing

@@ -75,9 +75,10 @@ class HeaderReader final : public nlohmann::json::json_sax_t {
   }
   bool key(std::string& text) override {
     if (at_ == At::ignored) return true;
-    auto& keys = at_ == At::entry ? seen_ : at_ == At::metadata ? metadata_keys_ : names_;
-    key_ = text;
-    if (!keys.insert(std::move(text)).second) fail("key twice");
+    key_ = std::move(text);
+    const bool fresh = at_ == At::metadata ? !header_.metadata.contains(key_)
+                                           : (at_ == At::entry ? seen_ : names_).insert(key_).second;
+    if (!fresh) fail("key twice");
     return true;
   }
   bool start_array(std::size_t) override {
@@ -158,17 +159,17 @@ class HeaderReader final : public nlohmann::json::json_sax_t {
     // Strides are made of the sizes that are not 0, so these must fit into 64 bits even where there are no elements.
     key_ = "shape";
     auto extent = static_cast<std::int64_t>(size_of(entry.dtype));
-    std::uint64_t bytes = shape_.empty() || std::ranges::find(shape_, 0u) == shape_.end();
     std::vector<std::int64_t> sizes;
     for (const std::uint64_t n : shape_) {
       if (__builtin_mul_overflow(extent, std::max<std::uint64_t>(n, 1), &extent)) fail("too large for 64 bits");
       sizes.push_back(static_cast<std::int64_t>(n));
     }
-    bytes *= static_cast<std::uint64_t>(extent);
+    const bool none = std::ranges::find(shape_, 0u) != shape_.end();
+    const std::uint64_t bytes = none ? 0 : static_cast<std::uint64_t>(extent);
     entry.shape = Shape(sizes);
     if (entry.end - entry.begin != bytes)
-      fail(format("{} {} has {} bytes, data_offsets [{}, {}] have {}", name_of(entry.dtype), entry.shape, bytes, entry.begin,
-                  entry.end, entry.end - entry.begin));
+      fail(format("{} {} has {} bytes, data_offsets [{}, {}] have {}", name_of(entry.dtype), entry.shape, bytes,
+                  entry.begin, entry.end, entry.end - entry.begin));
   }
 
   [[noreturn]] void fail(const std::string& what) const {
@@ -183,8 +184,8 @@ class HeaderReader final : public nlohmann::json::json_sax_t {
   Header header_;
   At at_ = At::start;
   int ignored_depth_ = 0;
-  std::string key_;  // the last one read
-  std::set<std::string> names_, metadata_keys_, seen_;
+  std::string key_;                     // the last one read
+  std::set<std::string> names_, seen_;  // the keys of the whole, and of the current tensor
   std::vector<std::uint64_t> numbers_, shape_;
 };
 
@@ -198,14 +199,16 @@ std::uint64_t header_size(const std::byte (&first)[8], std::uint64_t file_bytes,
 Header parse_header(std::string_view text, std::uint64_t data_bytes, std::string_view file) {
   // The JSON reader would skip a byte order mark and take a NUL for the end.
   const std::size_t first = text.find_first_not_of(" \t\r\n");
-  check(first != text.npos && text[first] == '{' && text.find('\0') == text.npos, "{}: the header is not a JSON object", file);
+  check(first != text.npos && text[first] == '{' && text.find('\0') == text.npos, "{}: the header is not a JSON object",
+        file);
   HeaderReader reader(file);
   nlohmann::json::sax_parse(text, &reader);
   Header header = std::move(reader).take();
   std::ranges::stable_sort(header.entries, {}, [](const Entry& e) { return std::pair(e.begin, e.end); });
   std::uint64_t end = 0;
   for (const Entry& entry : header.entries) {
-    check(entry.begin == end, "{}: tensor \"{}\" begins at {}; the one before it ends at {}", file, entry.name, entry.begin, end);
+    check(entry.begin == end, "{}: tensor \"{}\" begins at {}; the one before it ends at {}", file, entry.name,
+          entry.begin, end);
     end = entry.end;
   }
   check(end == data_bytes, "{}: the tensors have {} bytes, the file has {} for them", file, end, data_bytes);
@@ -290,7 +293,7 @@ class Replacement {
   explicit Replacement(std::filesystem::path target) : target_(std::move(target)) {
     static std::atomic<std::uint64_t> count{0};
     do {
-      auto name = "." + target_.filename().string() + format(".{}-{}.tmp", ::getpid(), ++count);
+      const auto name = format(".{}.{}-{}.tmp", target_.filename().string(), ::getpid(), ++count);
       file_.emplace(target_.parent_path() / name, O_WRONLY | O_CREAT | O_EXCL);
     } while (!file_->is_open() && errno == EEXIST);
     if (!file_->is_open()) fail(target_, "write");
@@ -327,8 +330,8 @@ std::string write_header(std::span<const NamedTensor> tensors, const std::map<st
     const auto* dtype = std::ranges::find(dtypes, tensor.dtype(), [](const auto& d) { return d.dtype; });
     const std::uint64_t begin = end;
     end += static_cast<std::uint64_t>(tensor.numel()) * size_of(tensor.dtype());
-    text += format("{}:{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]},", quoted(name), dtype->name, tensor.shape(),
-                   begin, end);
+    text += format("{}:{\"dtype\":\"{}\",\"shape\":{},\"data_offsets\":[{},{}]},", quoted(name), dtype->name,
+                   tensor.shape(), begin, end);
   }
   if (text.back() == ',') text.pop_back();
   text += '}';

@@ -27,8 +27,8 @@ struct SafetensorsFile {
 };
 
 /// Writes a file, tensors with larger elements first, so that all of them lie aligned. It is there whole or not at all,
-/// even if the machine stops: it is written under another name in the same folder, synced and renamed. Throws Error, and
-/// leaves a file that was there before as it was, when writing fails, a name comes twice or text is not UTF-8.
+/// even if the machine stops: it is written under another name in the same folder, synced and renamed. Throws Error,
+/// and leaves a file that was there before as it was, when writing fails, a name comes twice or text is not UTF-8.
 void save_safetensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                       const std::map<std::string, std::string>& metadata = {});
 

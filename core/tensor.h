@@ -11,6 +11,7 @@
 #include "anneal/core/error.h"
 #include "anneal/core/shape.h"
 #include "anneal/core/storage.h"
+#include "anneal/core/version.h"
 
 namespace anneal {
 inline namespace v0 {

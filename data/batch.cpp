@@ -8,8 +8,8 @@ inline namespace v0 {
 
 Batch::Batch(std::vector<NamedTensor> tensors) : tensors_(std::move(tensors)) {
   for (auto it = tensors_.begin(); it != tensors_.end(); ++it)
-    check(std::ranges::find(tensors_.begin(), it, it->name, &NamedTensor::name) == it, "batch: the name \"{}\" comes twice",
-          it->name);
+    check(std::ranges::find(tensors_.begin(), it, it->name, &NamedTensor::name) == it,
+          "batch: the name \"{}\" comes twice", it->name);
 }
 
 const Tensor& Batch::operator[](std::string_view name) const {

@@ -82,10 +82,11 @@ class ByteReader::Inflater {
 #endif
 
 ByteReader::ByteReader(std::span<const std::byte> bytes, std::string name)
-    : bytes_(bytes), name_(std::move(name)), limit_(bytes.size()) {
-  if (bytes.size() < 2 || bytes[0] != std::byte{0x1f} || bytes[1] != std::byte{0x8b}) return;
-  inflater_ = std::make_unique<Inflater>();
-  limit_ *= 1032;  // deflate's best: 258 bytes from 2 bits
+    : bytes_(bytes),
+      name_(std::move(name)),
+      most_unpacked_(bytes.size() * 1032) {  // deflate's best: 258 bytes from 2 bits
+  if (bytes.size() >= 2 && bytes[0] == std::byte{0x1f} && bytes[1] == std::byte{0x8b})
+    inflater_ = std::make_unique<Inflater>();
 }
 ByteReader::~ByteReader() = default;
 

@@ -25,11 +25,11 @@ class ByteReader {
   ByteReader(const ByteReader&) = delete;
   ByteReader& operator=(const ByteReader&) = delete;
 
-  /// Fills `to`, or as much of it as there is: how many bytes. Throws Error for damaged gzip data; its checksum has been
-  /// compared once less than `to` came.
+  /// Fills `to`, or as much of it as there is: how many bytes. Throws Error for damaged gzip data; its checksum has
+  /// been compared once less than `to` came.
   std::size_t read(std::span<std::byte> to);
-  /// No more than that many bytes can come in all.
-  std::uint64_t limit() const { return limit_; }
+  /// No more than that many bytes can follow.
+  std::uint64_t limit() const { return inflater_ ? most_unpacked_ : bytes_.size(); }
 
  private:
   class Inflater;
@@ -37,7 +37,7 @@ class ByteReader {
   std::span<const std::byte> bytes_;  // those not yet read
   std::string name_;
   std::unique_ptr<Inflater> inflater_;  // null: plain
-  std::uint64_t limit_;
+  std::uint64_t most_unpacked_;
 };
 
 }  // namespace v0

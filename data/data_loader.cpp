@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <mutex>
 #include <optional>
@@ -21,13 +23,16 @@ namespace anneal {
 inline namespace v0 {
 namespace {
 
-// Threads inherit the CPUs of the one that starts them, and OpenMP may bind the main thread to a single CPU: workers go
-// back to those that the process had before main.
+// Threads inherit the CPUs of the one that starts them, which may have been bound to a single one since: workers go
+// back to those that the process had before main. Where OpenMP is told to bind threads it has done so even before that;
+// then they go to all that the system lets the process have.
 #if defined(__linux__)
 const cpu_set_t process_cpus = [] {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   ::sched_getaffinity(0, sizeof(cpus), &cpus);
+  for (const char* variable : {"OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY"})
+    if (std::getenv(variable)) std::memset(&cpus, 0xff, sizeof(cpus));
   return cpus;
 }();
 void use_process_cpus() { ::sched_setaffinity(0, sizeof(process_cpus), &process_cpus); }
@@ -38,8 +43,13 @@ void use_process_cpus() {}
 // Makes batches on threads of its own, at most `ahead` before the one that is taken next, and gives them in order.
 class Workers {
  public:
-  Workers(int threads, std::int64_t ahead, std::int64_t first, std::int64_t end, std::function<Batch(std::int64_t)> make)
-      : make_(std::move(make)), slots_(static_cast<std::size_t>(ahead)), next_made_(first), next_taken_(first), end_(end) {
+  Workers(int threads, std::int64_t ahead, std::int64_t first, std::int64_t end,
+          std::function<Batch(std::int64_t)> make)
+      : make_(std::move(make)),
+        slots_(static_cast<std::size_t>(ahead)),
+        next_made_(first),
+        next_taken_(first),
+        end_(end) {
     for (int i = 0; i < threads; ++i) threads_.emplace_back([this](std::stop_token stop) { run(stop); });
   }
   ~Workers() {
@@ -77,9 +87,7 @@ class Workers {
       Slot made{.full = true};
       try {
         made.batch = make_(i);
-      } catch (...) {
-        made.error = std::current_exception();
-      }
+      } catch (...) { made.error = std::current_exception(); }
       lock.lock();
       slot(i) = std::move(made);
       made_.notify_one();
@@ -106,7 +114,8 @@ class BatchIterator::Pass {
     order_ = loader.sampler_->order(epoch);
     const auto threads = static_cast<int>(std::min<std::int64_t>(options_.num_workers, end_ - first));
     if (threads > 0)
-      workers_.emplace(threads, std::int64_t{threads} * options_.prefetch, first, end_, [this](std::int64_t i) { return make(i); });
+      workers_.emplace(threads, std::int64_t{threads} * options_.prefetch, first, end_,
+                       [this](std::int64_t i) { return make(i); });
   }
 
   void advance() {
@@ -165,7 +174,8 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
   check<ConfigError>(options_.batch_size > 0, "batch_size: expected at least 1, got {}", options_.batch_size);
   check<ConfigError>(options_.num_workers >= 0, "num_workers: expected at least 0, got {}", options_.num_workers);
   check<ConfigError>(options_.prefetch > 0, "prefetch: expected at least 1, got {}", options_.prefetch);
-  check<ConfigError>(!options_.sampler || !options_.shuffle, "shuffle: the sampler decides the order; give one of the two");
+  check<ConfigError>(!options_.sampler || !options_.shuffle,
+                     "shuffle: the sampler decides the order; give one of the two");
   if (options_.sampler) sampler_ = options_.sampler;
   else if (options_.shuffle) sampler_ = std::make_shared<RandomSampler>(dataset_->size(), options_.seed);
   else sampler_ = std::make_shared<SequentialSampler>(dataset_->size());
@@ -177,7 +187,8 @@ std::int64_t DataLoader::size() const {
 }
 
 BatchIterator DataLoader::begin(std::int64_t epoch, std::int64_t first_batch) const {
-  check(first_batch >= 0 && first_batch <= size(), "data loader: no batch {}; an epoch has {} of them", first_batch, size());
+  check(first_batch >= 0 && first_batch <= size(), "data loader: no batch {}; an epoch has {} of them", first_batch,
+        size());
   return BatchIterator(std::make_unique<BatchIterator::Pass>(*this, epoch, first_batch));
 }
 

@@ -15,8 +15,8 @@
 namespace anneal {
 inline namespace v0 {
 
-/// Changes a batch where it is made, for augmentation. The generator depends on seed, epoch and the batch's number alone,
-/// and ops draw from it too: results are the same for any number of workers.
+/// Changes a batch where it is made, for augmentation. The generator depends on seed, epoch and the batch's number
+/// alone, and ops draw from it too: results are the same for any number of workers.
 using Transform = std::function<void(Batch& batch, Generator& generator)>;
 
 struct DataLoaderOptions {
@@ -43,8 +43,8 @@ class BatchIterator {
   /// The batch is the caller's to change or move from, until the iterator moves on.
   Batch& operator*() const;
   Batch* operator->() const { return &**this; }
-  /// Moves on, waiting for the batch if need be. What the dataset or the transform throws is thrown here; the pass is then
-  /// at its end.
+  /// Moves on, waiting for the batch if need be. What the dataset or the transform throws is thrown here; the pass is
+  /// then at its end.
   BatchIterator& operator++();
   void operator++(int) { ++*this; }
   /// The batch's number in its epoch.
@@ -61,12 +61,12 @@ class BatchIterator {
 
 /// Gives a dataset's samples in batches:
 ///
-///   DataLoader loader(TensorDataset{{"x", images}, {"y", labels}}, {.batch_size = 64, .shuffle = true, .num_workers = 2});
-///   for (int epoch = 0; epoch < 5; ++epoch)
+///   DataLoader loader(TensorDataset{{"x", images}, {"y", labels}}, {.batch_size = 64, .shuffle = true, .num_workers =
+///   2}); for (int epoch = 0; epoch < 5; ++epoch)
 ///     for (Batch& batch : loader) step(batch["x"], batch["y"]);
 ///
-/// Batch k of epoch e is a function of the dataset, the options and (e, k): not of the number of workers, nor of what was
-/// asked for before. Workers compute with one thread each, and record no gradients.
+/// Batch k of epoch e is a function of the dataset, the options and (e, k): not of the number of workers, nor of what
+/// was asked for before. Workers compute with one thread each, and record no gradients.
 class DataLoader {
  public:
   /// The dataset is shared with the loader and its iterators. Throws ConfigError for options that make no sense.

@@ -46,9 +46,9 @@ Batch TensorDataset::get(std::span<const std::int64_t> indices) const {
     const Shape row = tensor.shape().without(0);
     const auto* first = static_cast<const std::byte*>(tensor.raw());
     const std::int64_t bytes = row.numel() * static_cast<std::int64_t>(size_of(tensor.dtype()));
-    out.push_back({name, stack_rows(static_cast<std::int64_t>(indices.size()), row, tensor.dtype(), [&](std::int64_t i) {
-                     return first + indices[static_cast<std::size_t>(i)] * bytes;
-                   })});
+    out.push_back(
+        {name, stack_rows(static_cast<std::int64_t>(indices.size()), row, tensor.dtype(),
+                          [&](std::int64_t i) { return first + indices[static_cast<std::size_t>(i)] * bytes; })});
   }
   return Batch(std::move(out));
 }
@@ -83,9 +83,8 @@ Batch collate(std::span<const Batch> samples) {
             "collate: \"{}\" is {} {} in one sample and {} {} in another", name, name_of(first.dtype()), first.shape(),
             name_of(rows.back().dtype()), rows.back().shape());
     }
-    out.push_back({name, stack_rows(static_cast<std::int64_t>(rows.size()), first.shape(), first.dtype(), [&](std::int64_t i) {
-                     return rows[static_cast<std::size_t>(i)].raw();
-                   })});
+    out.push_back({name, stack_rows(static_cast<std::int64_t>(rows.size()), first.shape(), first.dtype(),
+                                    [&](std::int64_t i) { return rows[static_cast<std::size_t>(i)].raw(); })});
   }
   return Batch(std::move(out));
 }

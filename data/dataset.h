@@ -66,7 +66,8 @@ Batch collate(std::span<const Batch> samples);
 template <class Get, class Collate>
 class MapDataset final : public Dataset {
  public:
-  MapDataset(std::int64_t size, Get get, Collate collate) : size_(size), get_(std::move(get)), collate_(std::move(collate)) {}
+  MapDataset(std::int64_t size, Get get, Collate collate)
+      : size_(size), get_(std::move(get)), collate_(std::move(collate)) {}
 
   std::int64_t size() const override { return size_; }
   Batch get(std::span<const std::int64_t> indices) const override {
@@ -82,10 +83,11 @@ class MapDataset final : public Dataset {
   Collate collate_;
 };
 
-/// A dataset whose sample `i` is `get(i)`: a Batch without the samples' dimension, or a type of your own together with a
-/// `collate(span of it)` that makes a Batch. Workers call both at the same time.
+/// A dataset whose sample `i` is `get(i)`: a Batch without the samples' dimension, or a type of your own together with
+/// a `collate(span of it)` that makes a Batch. Workers call both at the same time.
 ///
-///   auto squares = make_dataset(100, [](std::int64_t i) { return Batch{{"x", scalar(double(i))}, {"y", scalar(double(i * i))}}; });
+///   auto squares = make_dataset(100, [](std::int64_t i) { return Batch{{"x", scalar(double(i))}, {"y", scalar(double(i
+///   * i))}}; });
 template <class Get, class Collate = Batch (*)(std::span<const Batch>)>
 MapDataset<Get, Collate> make_dataset(std::int64_t size, Get get, Collate collate = &anneal::collate) {
   return {size, std::move(get), std::move(collate)};

@@ -42,8 +42,8 @@ T big_endian(const std::byte* from) {
   return value;
 }
 
-// Turns `count` elements as they stand in the file, at the end of x's memory, into x's own. Each is read before its place
-// is written, also where it grows.
+// Turns `count` elements as they stand in the file, at the end of x's memory, into x's own. Each is read before its
+// place is written, also where it grows.
 template <class File, class Bits, class T>
 void decode(const Tensor& x, const std::byte* from) {
   T* to = x.data<T>();
@@ -80,10 +80,12 @@ Tensor parse_idx(std::span<const std::byte> bytes, const std::string& name) {
   const Shape shape{std::span<const std::int64_t>(dims)};
   const bool none = std::ranges::find(dims, 0) != dims.end();
   const std::int64_t expected = none ? 0 : all;
-  check(fits && static_cast<std::uint64_t>(expected) <= reader.limit(),
-        "{}: shape {} needs {} bytes, more than the file can hold", name, shape, fits ? format("{}", expected) : "over 2^63");
+  check(fits, "{}: shape {} needs more bytes than 64 bits can count", name, shape);
+  check(static_cast<std::uint64_t>(expected) <= reader.limit(),
+        "{}: truncated: shape {} needs {} bytes, at most {} follow", name, shape, expected, reader.limit());
 
-  // The file's elements go to the end of the memory that they are decoded into: they are never larger than the tensor's.
+  // The file's elements go to the end of the memory that they are decoded into: they are never larger than the
+  // tensor's.
   const Tensor x = empty(shape, {.dtype = dtype_of_file(type)});
   const std::int64_t own = x.numel() * static_cast<std::int64_t>(size_of(x.dtype()));
   const std::span to(static_cast<std::byte*>(x.raw()) + (own - expected), static_cast<std::size_t>(expected));

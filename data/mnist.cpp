@@ -14,9 +14,10 @@ std::filesystem::path find_file(const std::filesystem::path& folder, const std::
     auto path = folder / (name + suffix);
     if (std::filesystem::exists(path)) return path;
   }
-  throw Error(format("{}: no {} and no {}.gz there; name the folder that has it (--data DIR), or get Fashion-MNIST with "
-                     "`apt install dataset-fashion-mnist`",
-                     folder.string(), name, name));
+  throw Error(
+      format("{}: no {} and no {}.gz there; name the folder that has it (--data DIR), or get Fashion-MNIST with "
+             "`apt install dataset-fashion-mnist`",
+             folder.string(), name, name));
 }
 
 }  // namespace
@@ -29,8 +30,9 @@ LabelledImages load_mnist(const std::filesystem::path& folder, MnistSplit split)
   const Tensor labels = read_idx(labels_path);
   check(images.dtype() == DType::u8 && images.rank() == 3 && images.size(1) == 28 && images.size(2) == 28,
         "{}: expected u8 [n, 28, 28], got {} {}", images_path.string(), name_of(images.dtype()), images.shape());
-  check(labels.dtype() == DType::u8 && labels.shape() == Shape{images.size(0)}, "{}: expected u8 [{}], a label for each image, got {} {}",
-        labels_path.string(), images.size(0), name_of(labels.dtype()), labels.shape());
+  check(labels.dtype() == DType::u8 && labels.shape() == Shape{images.size(0)},
+        "{}: expected u8 [{}], a label for each image, got {} {}", labels_path.string(), images.size(0),
+        name_of(labels.dtype()), labels.shape());
   const auto values = labels.span<std::uint8_t>();
   const auto bad = std::ranges::find_if(values, [](std::uint8_t label) { return label > 9; });
   check(bad == values.end(), "{}: expected labels from 0 to 9, got {} at {}", labels_path.string(),

@@ -58,7 +58,7 @@ ANNEAL_HD Pair<C> normal(C u0, C u1) {
   return {radius * angle.cos, radius * angle.sin};
 }
 
-/// Whether dropout with probability p keeps the element of this word: uniform(word) >= p.
+/// Dropout with probability p keeps the elements whose uniform(word) >= p, that is keeps(word, drop_threshold(p)).
 ANNEAL_HD std::uint32_t drop_threshold(double p) { return static_cast<std::uint32_t>(math::ceil(p * 0x1p24)); }
 ANNEAL_HD bool keeps(std::uint32_t word, std::uint32_t threshold) { return (word >> 8) >= threshold; }
 

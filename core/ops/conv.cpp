@@ -34,7 +34,7 @@ struct ConvRule {
       if (grad_enabled()) dx.set(1, weight_grad(s, dy, x));
       else launch_weight_grad(s, dy, x, dx.into(1, weight));
     }
-    if (dx.wants(2)) dx.set(2, sum(dy, {0, 2, 3}));
+    if (dx.wants(2)) dx.set(2, sum(sum(dy, {2, 3}), {0}));
   }
 };
 struct InputGradRule {

@@ -19,13 +19,15 @@ void* new_gradient(Gradients& dx, int i, const Tensor& input) {
   return gradient.raw();
 }
 
+// A weight or bias as the kernels take it.
+Tensor dense(const Tensor& p) { return p.defined() ? p.contiguous() : p; }
+
 void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, const Shape& shape, const char* op) {
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
   for (const Tensor& p : {weight, bias})
     if (p.defined())
-      check(p.shape() == shape && p.dtype() == x.dtype() && p.is_contiguous(),
-            "{}: x {} {} needs a contiguous weight and bias of shape {}, got {} {}", op, name_of(x.dtype()), x.shape(), shape,
-            name_of(p.dtype()), p.shape());
+      check(p.shape() == shape && p.dtype() == x.dtype(), "{}: x {} {} needs a weight and bias of shape {}, got {} {}", op,
+            name_of(x.dtype()), x.shape(), shape, name_of(p.dtype()), p.shape());
 }
 
 template <bool Rms>
@@ -34,10 +36,10 @@ struct RowNormRule {
   static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight, const Tensor& bias,
                        const Tensor& mean, const Tensor& rstd) {
     check_differentiated_once(name);
-    const std::int64_t rows = rstd.numel();
+    const std::int64_t cols = weight.defined() ? weight.numel() : x.size(-1);
     const Tensor dense_dy = dy.contiguous();
-    kernels::LayerNormGrad args{x.dtype(), Rms,         rows,           rows ? x.numel() / rows : 0, x.raw(), raw_or_null(weight),
-                                mean.raw(), rstd.raw(), dense_dy.raw(), nullptr,                     nullptr, nullptr};
+    kernels::LayerNormGrad args{x.dtype(),  Rms,        rstd.numel(),   cols,    x.raw(), raw_or_null(weight),
+                                mean.raw(), rstd.raw(), dense_dy.raw(), nullptr, nullptr, nullptr};
     args.dx = new_gradient(dx, 0, x);
     args.dweight = new_gradient(dx, 1, weight);
     args.dbias = new_gradient(dx, 2, bias);
@@ -46,8 +48,10 @@ struct RowNormRule {
 };
 
 template <bool Rms>
-Tensor row_norm(const Tensor& input, const Tensor& weight, const Tensor& bias, double eps) {
+Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& given_bias, double eps) {
   const char* name = RowNormRule<Rms>::name;
+  const Tensor weight = dense(given_weight);
+  const Tensor bias = dense(given_bias);
   const int dims = weight.defined() ? weight.rank() : 1;
   check(input.rank() >= dims && dims >= 1, "{}: x {} has fewer dimensions than the weight {}", name, input.shape(),
         weight.defined() ? weight.shape() : Shape{});
@@ -91,14 +95,18 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
 }
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_norm<true>(x, weight, {}, eps); }
 
-Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var, const Tensor& weight,
-                  const Tensor& bias, BatchNormOptions options) {
+Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var, const Tensor& given_weight,
+                  const Tensor& given_bias, BatchNormOptions options) {
+  const Tensor weight = dense(given_weight);
+  const Tensor bias = dense(given_bias);
   check(input.rank() >= 2, "batch_norm: expected x [n, channels, ...], got {}", input.shape());
   const std::int64_t n = input.size(0);
   const std::int64_t c = input.size(1);
   check_affine(input, weight, bias, {c}, "batch_norm");
   check_affine(input, running_mean, running_var, {c}, "batch_norm");
   check(running_mean.defined() == running_var.defined(), "batch_norm: only one of the two running statistics is there");
+  check(!running_mean.defined() || (running_mean.is_contiguous() && running_var.is_contiguous()),
+        "batch_norm: running statistics must be contiguous");
   const std::int64_t values = c ? input.numel() / c : 0;
   if (options.training)
     check(c == 0 || values > 1, "batch_norm: expected more than one value a channel when training, got x {}", input.shape());

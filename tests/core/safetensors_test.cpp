@@ -3,8 +3,6 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <algorithm>
-#include <bit>
 #include <csignal>
 #include <cstring>
 
@@ -50,8 +48,10 @@ std::vector<NamedTensor> all_dtypes() {
 }
 
 bool same_bits(const Tensor& a, const Tensor& b) {
-  return a.dtype() == b.dtype() && a.shape() == b.shape() &&
-         std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.numel()) * size_of(a.dtype())) == 0;
+  const auto bytes = [](const Tensor& x) {
+    return std::string(static_cast<const char*>(x.raw()), static_cast<std::size_t>(x.numel()) * size_of(x.dtype()));
+  };
+  return a.dtype() == b.dtype() && a.shape() == b.shape() && bytes(a) == bytes(b);
 }
 
 std::size_t files_in(const fs::path& folder) {
@@ -145,8 +145,9 @@ TEST(Safetensors, AFailedWriteLeavesTheOldFileAndNothingElse) {
   ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &old), 0);
   const rlimit small{1 << 16, old.rlim_max};
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
-  const std::string error =
-      message_of<Error>([&] { save_safetensors(path, std::vector<NamedTensor>{{"a", full({1 << 16}, 2)}}); });
+  const std::string error = message_of<Error>([&] {
+    save_safetensors(path, std::vector<NamedTensor>{{"a", full({1 << 16}, 2)}});
+  });
   ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &old), 0);
   std::signal(SIGXFSZ, SIG_DFL);
   EXPECT_NE(error.find("cannot write"), std::string::npos) << error;
@@ -161,11 +162,13 @@ TEST(Safetensors, AFailedWriteLeavesTheOldFileAndNothingElse) {
 
 TEST(Safetensors, NamesTheFileThatCannotBeRead) {
   const TempFolder folder;
-  EXPECT_NE(message_of<Error>([&] { load_safetensors(folder / "absent"); }).find("absent: cannot open"), std::string::npos);
+  EXPECT_NE(message_of<Error>([&] { load_safetensors(folder / "absent"); }).find("absent: cannot open"),
+            std::string::npos);
   EXPECT_NE(message_of<Error>([&] { load_safetensors(folder.path()); }), "");
   write_file(folder / "short", "1234567");
-  EXPECT_NE(message_of<Error>([&] { load_safetensors(folder / "short"); }).find("short: expected at least 8 bytes, got 7"),
-            std::string::npos);
+  EXPECT_NE(
+      message_of<Error>([&] { load_safetensors(folder / "short"); }).find("short: expected at least 8 bytes, got 7"),
+      std::string::npos);
 }
 
 TEST(Safetensors, ReadsWhatTheFormatAllows) {
@@ -249,14 +252,17 @@ TEST(Safetensors, RefusesWhatItDoesNot) {
       {file_of(tensor("F32", "[1]", "[0,4]"), four + "5"), "the tensors have 4 bytes, the file has 5"},
       {file_of(tensor("F32", "[1]", "[0,4]"), "123"), "the tensors have 4 bytes, the file has 3"},
       {file_of(tensor("BOOL", "[2]", "[0,2]"), std::string("\0\2", 2)), "neither 0 nor 1"},
-      {file_of("{" + entry + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", four), "begins at 0; the one before"},
+      {file_of("{" + entry + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}})", four),
+       "begins at 0; the one before"},
       {file_of("{" + entry + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}})", four + "12"), "begins at 2"},
-      {file_of("{" + entry + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[5,9]}})", four + "12345"), "begins at 5"},
+      {file_of("{" + entry + R"(,"b":{"dtype":"F32","shape":[1],"data_offsets":[5,9]}})", four + "12345"),
+       "begins at 5"},
       {file_of("{" + entry + R"(,"e":{"dtype":"F32","shape":[0],"data_offsets":[2,2]}})", four), "\"e\" begins at 2"},
   };
   for (const auto& [bytes, says] : cases) {
     const std::string error = error_of(bytes);
-    EXPECT_NE(error.find(says), std::string::npos) << bytes.substr(0, 200) << "\nexpected: " << says << "\ngot: " << error;
+    EXPECT_NE(error.find(says), std::string::npos)
+        << bytes.substr(0, 200) << "\nexpected: " << says << "\ngot: " << error;
     EXPECT_EQ(error.rfind("f: ", 0), 0u) << error;
   }
 }

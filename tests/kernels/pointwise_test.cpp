@@ -13,7 +13,6 @@ namespace {
 
 using kernels::Space;
 using Sizes = std::vector<std::int64_t>;
-constexpr double infinity = std::numeric_limits<double>::infinity();
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 // ---- the functors' calculus, in double ----
@@ -366,6 +365,18 @@ TEST(Pointwise, CopyKeepsBits) {
   kernels::cpu::run(
       kernels::Copy{DType::f32, DType::f32, make_space<2>({3}, {Layout::dense, Layout::dense}), x.data(), y.data()});
   EXPECT_TRUE(same_bits(x, y));
+}
+
+TEST(Pointwise, BoolAddsByOrAndMultipliesByAnd) {
+  const std::vector<std::uint8_t> a = {0, 0, 1, 1}, b = {0, 1, 0, 1};
+  std::vector<std::uint8_t> sum(4), product(4);
+  const auto space = make_space<3>({4}, {Layout::dense, Layout::dense, Layout::dense});
+  kernels::cpu::run(
+      kernels::Binary{kernels::binary_id<kernels::Add>, DType::boolean, space, a.data(), b.data(), sum.data()});
+  kernels::cpu::run(
+      kernels::Binary{kernels::binary_id<kernels::Mul>, DType::boolean, space, a.data(), b.data(), product.data()});
+  EXPECT_EQ(sum, (std::vector<std::uint8_t>{0, 1, 1, 1}));
+  EXPECT_EQ(product, (std::vector<std::uint8_t>{0, 0, 0, 1}));
 }
 
 TEST(Pointwise, InPlace) {

@@ -1,0 +1,89 @@
+// Times one training step (forward, cross-entropy, backward, AdamW) of small reference models, in rounds that another
+// program calls for, so that peers can be measured in turn: each line on standard input is a case; for each, one line
+// `median_ms` of a round of steps goes out. The models are those of bench/peers/torch_step.py.
+//
+// Usage: bench_steps [--threads N], then lines such as "mlp_b64".
+#include <anneal/anneal.h>
+#include <anneal/kernels/parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+
+using namespace anneal;
+
+namespace {
+
+class Case {
+ public:
+  Case(nn::Sequential net, std::int64_t batch)
+      : net_(std::move(net)),
+        optimizer_(net_.parameters(), {.lr = 1e-3}),
+        x_(randn({batch, 1, 28, 28})),
+        y_(randint(0, 10, {batch})) {
+    for (int i = 0; i < 3; ++i) step();
+  }
+
+  void step() {
+    cross_entropy(net_(x_), y_).backward();
+    optimizer_.step();
+    optimizer_.zero_grad();
+  }
+
+ private:
+  nn::Sequential net_;
+  optim::AdamW optimizer_;
+  Tensor x_, y_;
+};
+
+nn::Sequential mlp(std::int64_t hidden) {
+  return nn::Sequential(nn::Flatten(), nn::Linear(784, hidden), nn::ReLU(), nn::Linear(hidden, hidden), nn::ReLU(),
+                        nn::Linear(hidden, 10));
+}
+nn::Sequential lenet() {
+  return nn::Sequential(nn::Conv2d(1, 32, 3, {.padding = 1}), nn::ReLU(), nn::MaxPool2d(2),
+                        nn::Conv2d(32, 64, 3, {.padding = 1}), nn::ReLU(), nn::MaxPool2d(2), nn::Flatten(),
+                        nn::Linear(64 * 49, 128), nn::ReLU(), nn::Linear(128, 10));
+}
+
+const std::map<std::string, std::function<Case()>> cases = {
+    {"mlp_b64", [] { return Case(mlp(512), 64); }},
+    {"mlp_b1", [] { return Case(mlp(64), 1); }},
+    {"lenet_b64", [] { return Case(lenet(), 64); }},
+};
+
+// The median over half a second, in milliseconds.
+double round(Case& model) {
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> times;
+  const auto end = Clock::now() + std::chrono::milliseconds(500);
+  while (Clock::now() < end || times.size() < 5) {
+    const auto start = Clock::now();
+    model.step();
+    times.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+  }
+  std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2), times.end());
+  return times[times.size() / 2];
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == "--threads") set_num_threads(std::stoi(argv[2]));
+  std::map<std::string, Case> made;
+  for (std::string name; std::getline(std::cin, name);) {
+    if (!cases.contains(name)) {
+      std::cerr << "no case " << name << "\n";
+      return 2;
+    }
+    if (!made.contains(name)) {
+      manual_seed(0);
+      made.emplace(name, cases.at(name)());
+    }
+    std::cout << round(made.at(name)) << std::endl;
+  }
+}

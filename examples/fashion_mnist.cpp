@@ -1,0 +1,120 @@
+// Trains a small convolutional network on Fashion-MNIST and tests the best checkpoint.
+#include <anneal/anneal.h>
+#include <anneal/kernels/parallel.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <filesystem>
+#include <numeric>
+
+using namespace anneal;
+
+namespace {
+
+struct Options {
+  std::string data = fashion_mnist_folder;
+  std::string out = "runs/fashion_mnist";
+  std::string resume;
+  std::int64_t epochs = 10;
+  std::int64_t batch_size = 64;
+  double lr = 2e-3;
+  std::uint64_t seed = 1;
+  int threads = 0;
+};
+
+struct Cnn : TrainingModule {
+  explicit Cnn(double lr) : lr(lr) {}
+
+  nn::Sequential net{{this, "net"},
+                     nn::Conv2d(1, 32, 3, {.padding = 1}), nn::BatchNorm2d(32), nn::ReLU(), nn::MaxPool2d(2),
+                     nn::Conv2d(32, 64, 3, {.padding = 1}), nn::BatchNorm2d(64), nn::ReLU(), nn::MaxPool2d(2),
+                     nn::Flatten(), nn::Dropout(0.4), nn::Linear(64 * 7 * 7, 128), nn::ReLU(), nn::Dropout(0.3),
+                     nn::Linear(128, 10)};
+  double lr;
+
+  // Images are u8 [n, 28, 28]; the numbers are the training images' mean and standard deviation.
+  Tensor forward(const Tensor& images) const override {
+    return net((images.to(DType::f32) * (1 / 255.0) - 0.2860).unsqueeze(1) * (1 / 0.3530));
+  }
+
+  Tensor training_step(const Batch& batch, StepContext& step) override { return evaluate(batch, step, "train", true); }
+  void validation_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "val", true); }
+  void test_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "test", false); }
+
+  OptimizerConfig configure_optimizers() override {
+    return {.optimizer = optim::AdamW(parameters(), {.lr = lr}),
+            .schedule = optim::warmup_cosine(200, trainer().estimated_stepping_batches()),
+            .interval = Interval::step};
+  }
+
+ private:
+  Tensor evaluate(const Batch& batch, StepContext& step, const std::string& stage, bool prog_bar) {
+    const Tensor logits = forward(batch["x"]);
+    const Tensor loss = cross_entropy(logits, batch["y"]);
+    const Tensor hits = eq(argmax(logits.detach(), 1), batch["y"]).to(DType::f32);
+    step.log(stage + "_loss", loss, {.prog_bar = prog_bar, .on_step = false, .on_epoch = true});
+    step.log(stage + "_acc", mean(hits), {.prog_bar = prog_bar, .on_step = false, .on_epoch = true});
+    return loss;
+  }
+};
+
+Subset rows(const std::shared_ptr<const Dataset>& data, std::int64_t begin, std::int64_t end) {
+  std::vector<std::int64_t> indices(static_cast<std::size_t>(end - begin));
+  std::iota(indices.begin(), indices.end(), begin);
+  return {data, std::move(indices)};
+}
+
+void run(const Options& options) {
+  set_num_threads(options.threads);
+  const auto load = [&](MnistSplit split) {
+    const LabelledImages data = load_mnist(options.data, split);
+    return std::make_shared<const TensorDataset>(TensorDataset{{"x", data.images}, {"y", data.labels}});
+  };
+  const std::shared_ptr<const Dataset> train_data = load(MnistSplit::train);
+  const std::shared_ptr<const Dataset> test_data = load(MnistSplit::test);
+  const std::int64_t held_out = train_data->size() / 12;  // 5,000 images choose the best epoch
+  const DataLoader train(rows(train_data, 0, train_data->size() - held_out),
+                         {.batch_size = options.batch_size, .shuffle = true, .num_workers = 1, .seed = options.seed});
+  const DataLoader val(rows(train_data, train_data->size() - held_out, train_data->size()), {.batch_size = 500});
+  const DataLoader test(test_data, {.batch_size = 500});
+
+  manual_seed(options.seed);
+  Cnn model(options.lr);
+  const auto checkpoint = std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{
+      .dirpath = options.out + "/checkpoints", .filename = "best", .monitor = "val_acc", .mode = "max", .save_last = true});
+  Trainer trainer({.max_epochs = options.epochs,
+                   .logger = CsvLogger({.dir = options.out}),
+                   .callbacks = {checkpoint, CurvePlot()},
+                   .default_root_dir = options.out,
+                   .seed = options.seed});
+  const FitResult result = trainer.fit(model, train, val, {.resume = options.resume});
+  model.load_state_dict(load_checkpoint(checkpoint->best_model_path()).model);
+  const double test_acc = trainer.test(model, test, {.verbose = false})[0]["test_acc"];
+
+  std::printf("wrote %s, %s, %s/metrics.csv and %s/curves.svg\n", checkpoint->best_model_path().c_str(),
+              checkpoint->last_model_path().c_str(), options.out.c_str(), options.out.c_str());
+  std::printf("test_acc=%.4f train_seconds=%.0f\n", test_acc, result.seconds);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options options;
+  CLI::App app("Trains a small convolutional network on Fashion-MNIST.");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--data", options.data, "folder of the four IDX files, plain or gzipped");
+  app.add_option("--out", options.out, "where checkpoints, metrics.csv and curves.svg go");
+  app.add_option("--resume", options.resume, "go on from a checkpoint: a path, last or best");
+  app.add_option("--epochs", options.epochs);
+  app.add_option("--batch-size", options.batch_size);
+  app.add_option("--lr", options.lr, "highest learning rate");
+  app.add_option("--seed", options.seed);
+  app.add_option("--threads", options.threads, "0: one for each core");
+  CLI11_PARSE(app, argc, argv);
+  try {
+    run(options);
+  } catch (const Error& error) {
+    std::fprintf(stderr, "fashion_mnist: %s\n", error.what());
+    return 1;
+  }
+}

@@ -1,0 +1,6 @@
+// All optimizers and schedules.
+#pragma once
+
+#include "anneal/optim/adam.h"
+#include "anneal/optim/schedule.h"
+#include "anneal/optim/sgd.h"

@@ -1,0 +1,77 @@
+// Code that a Trainer calls at fixed points of a run.
+#pragma once
+
+#include <exception>
+#include <string>
+
+#include "anneal/core/tensor.h"
+#include "anneal/data/batch.h"
+#include "anneal/trainer/hook_point.h"
+#include "anneal/trainer/metric_map.h"
+
+namespace anneal {
+inline namespace v0 {
+
+namespace optim {
+class Optimizer;
+}
+class Trainer;
+class TrainingModule;
+class StepContext;
+
+/// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends the
+/// run. Metrics are logged by `trainer.log`.
+class Callback {
+ public:
+  virtual ~Callback() = default;
+
+  virtual void setup(Trainer&, TrainingModule&, Stage) {}
+  /// Also after an exception.
+  virtual void teardown(Trainer&, TrainingModule&, Stage) {}
+  virtual void on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {}
+
+  virtual void on_fit_start(Trainer&, TrainingModule&) {}
+  virtual void on_fit_end(Trainer&, TrainingModule&) {}
+  virtual void on_sanity_check_start(Trainer&, TrainingModule&) {}
+  virtual void on_sanity_check_end(Trainer&, TrainingModule&) {}
+
+  virtual void on_train_start(Trainer&, TrainingModule&) {}
+  virtual void on_train_end(Trainer&, TrainingModule&) {}
+  virtual void on_train_epoch_start(Trainer&, TrainingModule&) {}
+  virtual void on_train_epoch_end(Trainer&, TrainingModule&) {}
+  virtual void on_train_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+  /// `loss` is what training_step returned.
+  virtual void on_train_batch_end(Trainer&, TrainingModule&, const Tensor& /*loss*/, const Batch&, StepContext&) {}
+  virtual void on_before_zero_grad(Trainer&, TrainingModule&, optim::Optimizer&) {}
+  virtual void on_before_backward(Trainer&, TrainingModule&, const Tensor& /*loss*/) {}
+  virtual void on_after_backward(Trainer&, TrainingModule&) {}
+  /// Gradients are complete: the mean over the accumulation window.
+  virtual void on_before_optimizer_step(Trainer&, TrainingModule&, optim::Optimizer&) {}
+
+  virtual void on_validation_start(Trainer&, TrainingModule&) {}
+  virtual void on_validation_end(Trainer&, TrainingModule&) {}
+  virtual void on_validation_epoch_start(Trainer&, TrainingModule&) {}
+  virtual void on_validation_epoch_end(Trainer&, TrainingModule&) {}
+  virtual void on_validation_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+  virtual void on_validation_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+
+  virtual void on_test_start(Trainer&, TrainingModule&) {}
+  virtual void on_test_end(Trainer&, TrainingModule&) {}
+  virtual void on_test_epoch_start(Trainer&, TrainingModule&) {}
+  virtual void on_test_epoch_end(Trainer&, TrainingModule&) {}
+  virtual void on_test_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+  virtual void on_test_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+
+  /// Whether it reads metrics in on_train_epoch_end: it is then called after the others and the module, when the epoch's
+  /// metrics are there.
+  virtual bool monitors() const { return false; }
+
+  /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Nothing is stored
+  /// for an empty state.
+  virtual std::string state_key() const { return {}; }
+  virtual StateMap state() const { return {}; }
+  virtual void load_state(const StateMap&) {}
+};
+
+}  // namespace v0
+}  // namespace anneal

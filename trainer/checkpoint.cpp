@@ -1,0 +1,275 @@
+#include "anneal/trainer/checkpoint.h"
+
+#include <bit>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "anneal/core/error.h"
+#include "anneal/core/safetensors.h"
+
+namespace anneal {
+inline namespace v0 {
+
+using nlohmann::json;
+
+namespace {
+
+constexpr int format_version = 1;
+constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.", generator_prefix = "generator.";
+
+// JSON has no NaN and no infinity.
+json number(double value) {
+  if (std::isfinite(value)) return value;
+  return std::isnan(value) ? "nan" : value > 0 ? "inf" : "-inf";
+}
+double to_number(const json& j) {
+  if (!j.is_string()) return j.get<double>();
+  return j == "nan" ? NAN : j == "inf" ? INFINITY : -INFINITY;
+}
+
+json to_json(const StateMap& state) {
+  json j = json::object();
+  for (const auto& [key, value] : state) {
+    // A text and a list of texts need no mark; numbers that JSON cannot hold are marked by an object.
+    j[key] = std::visit(
+        [](const auto& v) -> json {
+          using V = std::decay_t<decltype(v)>;
+          if constexpr (std::is_same_v<V, double>) {
+            return {{"number", number(v)}};
+          } else if constexpr (std::is_same_v<V, std::vector<double>>) {
+            json numbers = json::array();
+            for (const double x : v) numbers.push_back(number(x));
+            return {{"numbers", std::move(numbers)}};
+          } else {
+            return v;
+          }
+        },
+        value);
+  }
+  return j;
+}
+
+StateMap to_state(const json& j) {
+  StateMap state;
+  for (const auto& [key, value] : j.items()) {
+    if (value.is_number_integer()) state[key] = value.get<std::int64_t>();
+    else if (value.is_string()) state[key] = value.get<std::string>();
+    else if (value.is_array()) state[key] = value.get<std::vector<std::string>>();
+    else if (value.contains("number")) state[key] = to_number(value["number"]);
+    else {
+      std::vector<double> numbers;
+      for (const json& x : value.at("numbers")) numbers.push_back(to_number(x));
+      state[key] = std::move(numbers);
+    }
+  }
+  return state;
+}
+
+json to_json(const MetricMap& metrics) {
+  json j = json::array();
+  for (const auto& [name, value] : metrics) j.push_back({name, number(value)});
+  return j;
+}
+MetricMap to_metrics(const json& j) {
+  MetricMap metrics;
+  for (const json& entry : j) metrics.set(entry.at(0).get<std::string>(), to_number(entry.at(1)));
+  return metrics;
+}
+
+json to_json(const Progress& p) {
+  return {{"ready", p.ready}, {"started", p.started}, {"processed", p.processed}, {"completed", p.completed}};
+}
+Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.at("processed"), j.at("completed")}; }
+
+json to_json(const Counters& c) {
+  return {{"epoch", to_json(c.epoch)},
+          {"batch", to_json(c.batch)},
+          {"total_batches", c.total_batches},
+          {"global_step", c.global_step},
+          {"window", c.window},
+          {"stepped", c.stepped},
+          {"checks", c.checks},
+          {"checked_at", c.checked_at},
+          {"evaluated", c.evaluated}};
+}
+Counters to_counters(const json& j) {
+  Counters c{.epoch = to_progress(j.at("epoch")),
+             .batch = to_progress(j.at("batch")),
+             .total_batches = j.at("total_batches"),
+             .global_step = j.at("global_step"),
+             .window = j.at("window"),
+             .stepped = j.at("stepped"),
+             .checks = j.at("checks"),
+             .checked_at = j.at("checked_at")};
+  c.evaluated[0] = j.at("evaluated").at(0);
+  c.evaluated[1] = j.at("evaluated").at(1);
+  return c;
+}
+
+json to_json(const Reduction& r) { return {number(r.total), number(r.weight), number(r.last), r.count}; }
+Reduction to_reduction(const json& j) {
+  return {to_number(j.at(0)), to_number(j.at(1)), to_number(j.at(2)), j.at(3).get<std::int64_t>()};
+}
+
+json to_json(const MetricLog::State& state) {
+  json metrics = json::array();
+  for (const MetricLog::Saved& m : state.metrics)
+    metrics.push_back({{"name", m.name},
+                       {"hook", info(m.hook).name},
+                       {"prog_bar", m.prog_bar},
+                       {"logger", m.logger},
+                       {"on_step", m.on_step},
+                       {"on_epoch", m.on_epoch},
+                       {"reduce", static_cast<int>(m.reduce)},
+                       {"fresh", m.fresh},
+                       {"step_value", number(m.step_value)},
+                       {"step_weight", number(m.step_weight)},
+                       {"window", to_json(m.window)},
+                       {"epoch", to_json(m.epoch)}});
+  return {{"metrics", metrics}, {"callback", to_json(state.callback)}, {"logged", to_json(state.logged)}, {"bar", to_json(state.bar)}};
+}
+
+HookPoint to_hook(const std::string& name) {
+  for (int i = 0; i <= static_cast<int>(HookPoint::teardown); ++i)
+    if (info(static_cast<HookPoint>(i)).name == name) return static_cast<HookPoint>(i);
+  throw Error(format("unknown hook {}", name));
+}
+Reduce to_reduce(int value) {
+  check(value >= 0 && value <= static_cast<int>(Reduce::max), "unknown reduction {}", value);
+  return static_cast<Reduce>(value);
+}
+
+MetricLog::State to_logging(const json& j) {
+  MetricLog::State state{{}, to_metrics(j.at("callback")), to_metrics(j.at("logged")), to_metrics(j.at("bar"))};
+  for (const json& m : j.at("metrics"))
+    state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"), m.at("on_epoch"),
+                             to_reduce(m.at("reduce")), m.at("fresh"), to_number(m.at("step_value")), to_number(m.at("step_weight")),
+                             to_reduction(m.at("window")), to_reduction(m.at("epoch"))});
+  return state;
+}
+
+json to_json(const kernels::OptimGroup& g) {
+  return {{"lr", number(g.lr)},
+          {"beta1", g.beta1},
+          {"beta2", g.beta2},
+          {"eps", g.eps},
+          {"weight_decay", g.weight_decay},
+          {"momentum", g.momentum},
+          {"dampening", g.dampening},
+          {"nesterov", g.nesterov},
+          {"maximize", g.maximize},
+          {"decoupled", g.decoupled}};
+}
+kernels::OptimGroup to_group(const json& j) {
+  return {.lr = to_number(j.at("lr")),
+          .beta1 = j.at("beta1"),
+          .beta2 = j.at("beta2"),
+          .eps = j.at("eps"),
+          .weight_decay = j.at("weight_decay"),
+          .momentum = j.at("momentum"),
+          .dampening = j.at("dampening"),
+          .nesterov = j.at("nesterov"),
+          .maximize = j.at("maximize"),
+          .decoupled = j.at("decoupled")};
+}
+
+json to_json(const Checkpoint::Optimizer& o) {
+  json groups = json::array();
+  for (const auto& group : o.groups) groups.push_back(to_json(group));
+  return {{"type", o.type}, {"groups", groups}, {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps}};
+}
+Checkpoint::Optimizer to_optimizer(const json& j) {
+  Checkpoint::Optimizer o{
+      .type = j.at("type"), .state = {}, .groups = {}, .base_lr = j.at("base_lr"), .schedule_steps = j.at("schedule_steps")};
+  for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
+  return o;
+}
+
+bool is_reserved(std::string_view name) {
+  return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) || name.starts_with(generator_prefix);
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
+  std::vector<NamedTensor> tensors = c.model;
+  for (const NamedTensor& entry : tensors)
+    check(!is_reserved(entry.name), "{}: {} cannot be saved: its first name is one of the checkpoint's own", path.string(), entry.name);
+  for (std::size_t i = 0; i < c.optimizers.size(); ++i)
+    for (const NamedTensor& entry : c.optimizers[i].state)
+      tensors.push_back({format("{}{}.{}", optimizer_prefix, i, entry.name), entry.tensor});
+  for (const NamedTensor& entry : c.accumulation) tensors.push_back({std::string(accumulation_prefix) + entry.name, entry.tensor});
+  const Tensor generator = empty({2}, {.dtype = DType::i64});
+  generator.data<std::int64_t>()[0] = std::bit_cast<std::int64_t>(c.generator.seed());
+  generator.data<std::int64_t>()[1] = std::bit_cast<std::int64_t>(c.generator.offset());
+  tensors.push_back({std::string(generator_prefix) + "train", generator});
+
+  json j{{"format_version", format_version},
+         {"epoch", c.counters.epoch.completed},
+         {"global_step", c.counters.global_step},
+         {"seed", c.seed},
+         {"loops", to_json(c.counters)},
+         {"loader", {{"size", c.loader.size}, {"batch_size", c.loader.batch_size}, {"seed", c.loader.seed}}},
+         {"logging", to_json(c.logging)},
+         {"user", to_json(c.user)},
+         {"optimizers", json::array()},
+         {"loggers", json::array()},
+         {"callbacks", json::object()}};
+  for (const Checkpoint::Optimizer& optimizer : c.optimizers) j["optimizers"].push_back(to_json(optimizer));
+  for (const StateMap& logger : c.loggers) j["loggers"].push_back(to_json(logger));
+  for (const auto& [key, state] : c.callbacks) j["callbacks"][key] = to_json(state);
+  try {
+    save_safetensors(path, tensors, {{"anneal", j.dump()}, {"format", "anneal"}});
+  } catch (const json::exception& error) {
+    throw Error(format("{}: a callback's state is not text: {}", path.string(), error.what()));
+  }
+}
+
+Checkpoint load_checkpoint(const std::filesystem::path& path) {
+  SafetensorsFile file = load_safetensors(path);
+  const auto found = file.metadata.find("anneal");
+  check(found != file.metadata.end(), "{}: not a checkpoint: the metadata has no entry anneal", path.string());
+  Checkpoint c;
+  try {
+    const json j = json::parse(found->second);
+    const int version = j.at("format_version");
+    check(version == format_version, "its format version is {}, this library reads {}", version, format_version);
+    c.seed = j.at("seed");
+    c.counters = to_counters(j.at("loops"));
+    const json& loader = j.at("loader");
+    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed")};
+    c.logging = to_logging(j.at("logging"));
+    c.user = to_state(j.at("user"));
+    for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
+    for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));
+    for (const auto& [key, state] : j.at("callbacks").items()) c.callbacks[key] = to_state(state);
+
+    const Tensor* generator = file.find("generator.train");
+    check(generator && generator->dtype() == DType::i64 && generator->numel() == 2, "generator.train is missing or not two i64");
+    const auto words = generator->span<std::int64_t>();
+    c.generator = Generator(std::bit_cast<std::uint64_t>(words[0]), std::bit_cast<std::uint64_t>(words[1]));
+    for (NamedTensor& entry : file.tensors) {
+      const std::string_view name = entry.name;
+      if (name.starts_with(generator_prefix)) continue;
+      if (name.starts_with(accumulation_prefix)) {
+        c.accumulation.push_back({std::string(name.substr(accumulation_prefix.size())), entry.tensor});
+      } else if (name.starts_with(optimizer_prefix)) {
+        const std::string_view rest = name.substr(optimizer_prefix.size());
+        const std::size_t dot = rest.find('.');
+        check(dot != std::string_view::npos && rest.substr(0, dot) == "0" && c.optimizers.size() == 1, "unexpected tensor {}", name);
+        c.optimizers[0].state.push_back({std::string(rest.substr(dot + 1)), entry.tensor});
+      } else {
+        c.model.push_back(std::move(entry));
+      }
+    }
+  } catch (const json::exception& error) {
+    throw Error(format("{}: not a checkpoint, or a damaged one: {}", path.string(), error.what()));
+  } catch (const Error& error) {
+    throw Error(format("{}: not a checkpoint, or a damaged one: {}", path.string(), error.what()));
+  }
+  return c;
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,58 @@
+// The checkpoint file: a safetensors file with the weights under their plain names, and everything else of a run beside
+// them.
+//
+//   <parameter or buffer>            the model
+//   optimizer.0.<state>.<parameter>  the optimizer's state
+//   accumulation.<parameter>         gradients, in the middle of an accumulation window
+//   generator.train                  seed and offset, as i64
+//
+// The rest is JSON in the file's metadata, key "anneal".
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "anneal/core/generator.h"
+#include "anneal/core/named_tensor.h"
+#include "anneal/kernels/kernels.h"
+#include "anneal/trainer/counters.h"
+#include "anneal/trainer/metric_log.h"
+#include "anneal/trainer/metric_map.h"
+
+namespace anneal {
+inline namespace v0 {
+
+struct Checkpoint {
+  struct Optimizer {
+    std::string type;
+    StateDict state;
+    std::vector<kernels::OptimGroup> groups;
+    std::vector<double> base_lr;  ///< what the schedule starts from
+    std::int64_t schedule_steps = 0;
+  };
+  struct Loader {
+    std::int64_t size = 0, batch_size = 0;
+    std::uint64_t seed = 0;
+  };
+
+  StateDict model, accumulation;
+  std::vector<Optimizer> optimizers;
+  Generator generator;
+  std::uint64_t seed = 0;
+  Counters counters;
+  Loader loader;
+  MetricLog::State logging;
+  std::map<std::string, StateMap> callbacks;
+  std::vector<StateMap> loggers;
+  StateMap user;  ///< the module's own
+};
+
+void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
+/// Throws Error, which names the file and what is wrong, for one that is missing, damaged or not a checkpoint.
+Checkpoint load_checkpoint(const std::filesystem::path& path);
+
+}  // namespace v0
+}  // namespace anneal

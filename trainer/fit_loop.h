@@ -1,0 +1,41 @@
+// The loop of training. Not for users.
+#pragma once
+
+#include "anneal/trainer/trainer_state.h"
+
+namespace anneal {
+inline namespace v0 {
+
+class FitLoop {
+ public:
+  explicit FitLoop(TrainerState& state) : s_(state), c_(state.counters) {}
+
+  /// Batches of the loader before training, as a trial of the validation code; leaves no trace.
+  void sanity_check();
+  /// From where the counters stand to the end.
+  StopReason run();
+
+ private:
+  std::optional<StopReason> done() const;
+  bool stop_is_due() const;
+  bool steps_are_done() const { return s_.options.max_steps >= 0 && c_.global_step >= s_.options.max_steps; }
+  bool window_is_complete() const;
+  bool check_is_due() const;
+
+  void run_epoch();
+  void end_epoch();
+  void finish_epoch();
+  void run_batch(const Batch& batch);
+  void finish_batch();
+  void run_check();
+  void zero_grad();
+  void backward(const Tensor& loss);
+  void step();
+  void step_schedule(Interval interval, std::int64_t count);
+
+  TrainerState& s_;
+  Counters& c_;
+};
+
+}  // namespace v0
+}  // namespace anneal

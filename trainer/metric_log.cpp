@@ -1,0 +1,182 @@
+#include "anneal/trainer/metric_log.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "anneal/core/error.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+Reduce parse_reduce(std::string_view name, std::string_view text) {
+  if (text == "mean" || text == "avg") return Reduce::mean;
+  if (text == "sum") return Reduce::sum;
+  if (text == "min") return Reduce::min;
+  check(text == "max", "log: {}: reduce is \"{}\"; expected mean, sum, min or max", name, text);
+  return Reduce::max;
+}
+
+}  // namespace
+
+void Reduction::add(Reduce reduce, double v, double by) {
+  switch (reduce) {
+    case Reduce::mean: total += v * by; break;
+    case Reduce::sum: total += v; break;
+    case Reduce::min: total = count == 0 || v < total || v != v ? v : total; break;
+    case Reduce::max: total = count == 0 || v > total || v != v ? v : total; break;
+  }
+  weight += by;
+  last = v;
+  ++count;
+}
+
+double Reduction::value(Reduce reduce) const {
+  // One value is its own mean to the bit.
+  if (reduce == Reduce::mean) return count == 1 ? last : total / weight;
+  return total;
+}
+
+HookPoint MetricLog::enter(HookPoint point) {
+  cursor_ = 0;
+  return std::exchange(point_, point);
+}
+
+void MetricLog::begin_batch(const Batch& batch) {
+  has_batch_ = true;
+  batch_size_ = 0;
+  for (const NamedTensor& entry : batch) {
+    const std::int64_t n = entry.tensor.rank() == 0 ? 1 : entry.tensor.size(0);
+    if (batch_size_ == 0) batch_size_ = n;
+    else if (n != batch_size_)
+      warn_("the tensors of a batch have different first dimensions; metrics are weighted by the first one's (set batch_size in log)");
+  }
+}
+
+void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
+  const HookInfo& hook = info(point_);
+  check(hook.level != LogLevel::nowhere, "log: {} cannot be logged in {}", name, hook.name);
+  const bool on_step = options.on_step.value_or(hook.level == LogLevel::step);
+  const bool on_epoch = options.on_epoch.value_or(hook.level != LogLevel::step);
+  check(on_step || on_epoch, "log: {}: on_step and on_epoch are both false", name);
+  check(!on_step || hook.level != LogLevel::only_epoch, "log: {}: on_step is not possible in {}", name, hook.name);
+  Metric& metric = find_or_add(name, options, parse_reduce(name, options.reduce), on_step, on_epoch);
+
+  std::int64_t weight = 1;
+  if (options.batch_size) weight = *options.batch_size;
+  else if (has_batch_) {
+    check(batch_size_ > 0 || metric.reduce != Reduce::mean, "log: {}: the batch has no tensor to weight it by; set batch_size", name);
+    weight = batch_size_;
+  }
+  metric.step_value = value;
+  metric.step_weight = static_cast<double>(weight);
+  metric.fresh = true;
+  if (on_epoch) metric.epoch.add(metric.reduce, value, metric.step_weight);
+}
+
+MetricLog::Metric& MetricLog::find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step,
+                                          bool on_epoch) {
+  const std::size_t n = metrics_.size();
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t at = cursor_ + i < n ? cursor_ + i : cursor_ + i - n;
+    Metric& metric = metrics_[at];
+    if (metric.hook != point_ || metric.name != name) continue;
+    check(metric.prog_bar == options.prog_bar && metric.logger == options.logger && metric.on_step == on_step &&
+              metric.on_epoch == on_epoch && metric.reduce == reduce,
+          "log: {} was logged in {} before, with other options", name, info(point_).name);
+    cursor_ = at + 1 < n ? at + 1 : 0;
+    return metric;
+  }
+  cursor_ = 0;
+  return add({std::string(name), point_, options.prog_bar, options.logger, on_step, on_epoch, reduce, false, 0, 1, {}, {}});
+}
+
+MetricLog::Metric& MetricLog::add(Saved metric) {
+  const bool both = metric.on_step && metric.on_epoch;
+  std::string step_name = metric.name + (both ? "_step" : "");
+  std::string epoch_name = metric.name + (both ? "_epoch" : "");
+  return metrics_.emplace_back(Metric{std::move(metric), std::move(step_name), std::move(epoch_name)});
+}
+
+void MetricLog::end_train_batch() {
+  has_batch_ = false;
+  for (Metric& m : metrics_) {
+    if (!m.fresh || info(m.hook).level != LogLevel::step) continue;
+    m.fresh = false;
+    if (!m.on_step) continue;
+    m.window.add(m.reduce, m.step_value, m.step_weight);
+    if (m.on_epoch) callback_.set(m.name, m.step_value, m.hints[0]);
+    callback_.set(m.step_name, m.step_value, m.hints[1]);
+    if (m.logger) logged_.set(m.step_name, m.step_value, m.hints[2]);
+    if (m.prog_bar) bar_.set(m.step_name, m.step_value, m.hints[3]);
+  }
+}
+
+void MetricLog::end_window() {
+  for (Metric& m : metrics_) m.window = {};
+}
+
+void MetricLog::publish_epoch(Loop loop) {
+  for (Metric& m : metrics_) {
+    if (info(m.hook).loop != loop || m.epoch.count == 0) continue;
+    const double value = m.epoch.value(m.reduce);
+    if (m.on_step) callback_.set(m.name, value, m.hints[0]);
+    callback_.set(m.epoch_name, value, m.hints[4]);
+    if (m.logger) logged_.set(m.epoch_name, value, m.hints[2]);
+    if (m.prog_bar) bar_.set(m.epoch_name, value, m.hints[5]);
+  }
+}
+
+void MetricLog::end_epoch(Loop loop) {
+  for (Metric& m : metrics_)
+    if (info(m.hook).loop == loop) {
+      m.epoch = {};
+      m.fresh = false;
+    }
+}
+
+void MetricLog::clear() {
+  for (Metric& m : metrics_) {
+    m.window = m.epoch = {};
+    m.fresh = false;
+  }
+  callback_.clear();
+  logged_.clear();
+  bar_.clear();
+}
+
+MetricMap MetricLog::step_row() const {
+  MetricMap row;
+  for (const Metric& m : metrics_)
+    if (m.logger && m.window.count > 0) row.set(m.step_name, m.window.value(m.reduce));
+  return row;
+}
+
+MetricMap MetricLog::evaluation_step_row(Loop loop) const {
+  MetricMap row;
+  for (const Metric& m : metrics_)
+    if (m.logger && m.on_step && m.fresh && info(m.hook).loop == loop) row.set(m.step_name, m.step_value);
+  return row;
+}
+
+MetricMap MetricLog::epoch_values(Loop loop, bool for_logger) const {
+  MetricMap row;
+  for (const Metric& m : metrics_)
+    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop) row.set(m.epoch_name, m.epoch.value(m.reduce));
+  return row;
+}
+
+MetricLog::State MetricLog::state() const {
+  return {{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_};
+}
+
+void MetricLog::load_state(const State& state) {
+  metrics_.clear();
+  for (const Saved& metric : state.metrics) add(metric);
+  callback_ = state.callback;
+  logged_ = state.logged;
+  bar_ = state.bar;
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,103 @@
+// What was logged: reductions over accumulation windows and epochs, and the newest value of every metric.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "anneal/data/batch.h"
+#include "anneal/trainer/hook_point.h"
+#include "anneal/trainer/metric_map.h"
+#include "anneal/trainer/step_context.h"
+
+namespace anneal {
+inline namespace v0 {
+
+enum class Reduce : std::uint8_t { mean, sum, min, max };
+
+/// Values reduced one by one; means by weight.
+struct Reduction {
+  double total = 0, weight = 0, last = 0;
+  std::int64_t count = 0;
+
+  void add(Reduce reduce, double value, double by);
+  double value(Reduce reduce) const;
+};
+
+/// The metrics of a Trainer. A metric is known by its hook and its name from the first time it is logged; from then on
+/// logging it is a comparison, and allocates nothing.
+class MetricLog {
+ public:
+  /// `warn` is called for a batch whose tensors disagree about the number of samples.
+  explicit MetricLog(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
+
+  /// The hook that is running; returns the one before.
+  HookPoint enter(HookPoint point);
+  HookPoint point() const { return point_; }
+  /// The batch whose size is the weight of what comes.
+  void begin_batch(const Batch& batch);
+  /// Throws Error where nothing can be logged, or when the options make no sense or changed.
+  void log(std::string_view name, double value, const LogOptions& options);
+
+  /// Step values of the batch that ends: into the maps, and into their window.
+  void end_train_batch();
+  void end_evaluation_batch() { has_batch_ = false; }
+  void end_window();
+  /// Epoch values so far: into the maps.
+  void publish_epoch(Loop loop);
+  /// Forgets them: the next epoch begins.
+  void end_epoch(Loop loop);
+  /// Forgets everything but which metrics there are.
+  void clear();
+
+  /// What loggers get: the window's values, the evaluation batch's, and the epoch's.
+  MetricMap step_row() const;
+  MetricMap evaluation_step_row(Loop loop) const;
+  MetricMap epoch_row(Loop loop) const { return epoch_values(loop, true); }
+  /// The epoch's values of a loop, `for_logger` or all.
+  MetricMap epoch_values(Loop loop, bool for_logger) const;
+
+  /// The newest values: of all metrics, of those for loggers, and of those for the progress bar.
+  const MetricMap& callback_metrics() const { return callback_; }
+  const MetricMap& logged_metrics() const { return logged_; }
+  const MetricMap& progress_bar_metrics() const { return bar_; }
+
+  /// Everything, for checkpoints.
+  struct Saved {
+    std::string name;
+    HookPoint hook;
+    bool prog_bar, logger, on_step, on_epoch;
+    Reduce reduce;
+    bool fresh;
+    double step_value, step_weight;
+    Reduction window, epoch;
+  };
+  struct State {
+    std::vector<Saved> metrics;
+    MetricMap callback, logged, bar;
+  };
+  State state() const;
+  void load_state(const State& state);
+
+ private:
+  struct Metric : Saved {
+    std::string step_name, epoch_name;
+    std::array<std::size_t, 6> hints{};
+  };
+  Metric& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
+  Metric& add(Saved metric);
+
+  std::function<void(const std::string&)> warn_;
+  std::vector<Metric> metrics_;  // in the order of their first logging
+  std::size_t cursor_ = 0;       // where the next one is expected
+  HookPoint point_ = HookPoint::none;
+  bool has_batch_ = false;
+  std::int64_t batch_size_ = 0;  // 0: the batch has no tensor
+  MetricMap callback_, logged_, bar_;
+};
+
+}  // namespace v0
+}  // namespace anneal

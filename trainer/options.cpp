@@ -1,0 +1,85 @@
+#include "anneal/trainer/options.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "anneal/core/error.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+void check_least(std::string_view option, std::int64_t value, std::int64_t least, std::string_view note = "") {
+  check<ConfigError>(value >= least, "{}: expected at least {}{}, got {}", option, least, note, value);
+}
+
+void check_amount(std::string_view option, Amount& amount) {
+  const double value = amount.value();
+  check<ConfigError>(value >= 0 && (amount.is_count() || value <= 1 || value == std::floor(value)),
+                     "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}", option, amount);
+  if (!amount.is_count() && value > 1) amount = static_cast<std::int64_t>(value);
+}
+
+}  // namespace
+
+std::int64_t Amount::of(std::int64_t n) const {
+  if (is_count()) return std::min(n, std::get<std::int64_t>(value_));
+  // 0.57 of 100 is 57 although the product is a little less.
+  const auto batches = static_cast<double>(n);
+  return static_cast<std::int64_t>(batches * value() + 1e-9 * batches);
+}
+
+std::ostream& operator<<(std::ostream& out, const Amount& amount) { return out << amount.value() << (amount.is_all() ? ".0" : ""); }
+
+std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n) {
+  const std::int64_t batches = limit.of(n);
+  check<ConfigError>(batches > 0 || limit.value() == 0 || n == 0,
+                     "{}: {} of {} batches is less than one; expected 0 or at least {}", option, limit, n,
+                     1 / static_cast<double>(n));
+  return batches;
+}
+
+TrainerOptions resolve(TrainerOptions o) {
+  if (o.max_epochs) check_least("max_epochs", *o.max_epochs, -1, " (-1: no limit)");
+  check_least("max_steps", o.max_steps, -1, " (-1: no limit)");
+  if (o.min_epochs) check_least("min_epochs", *o.min_epochs, 0);
+  if (o.min_steps) check_least("min_steps", *o.min_steps, 0);
+  check_least("fast_dev_run", o.fast_dev_run, 0);
+  check_amount("limit_train_batches", o.limit_train_batches);
+  check_amount("limit_val_batches", o.limit_val_batches);
+  check_amount("limit_test_batches", o.limit_test_batches);
+  check_amount("val_check_interval", o.val_check_interval);
+  check<ConfigError>(o.val_check_interval.value() > 0,
+                     "val_check_interval: expected a number of batches from 1 on or a share of an epoch above 0, got {}",
+                     o.val_check_interval);
+  if (o.check_val_every_n_epoch) check_least("check_val_every_n_epoch", *o.check_val_every_n_epoch, 1);
+  check<ConfigError>(o.check_val_every_n_epoch || o.val_check_interval.is_count() || o.val_check_interval.is_all(),
+                     "val_check_interval: expected a number of batches when check_val_every_n_epoch is nullopt, got {}",
+                     o.val_check_interval);
+  check_least("num_sanity_val_steps", o.num_sanity_val_steps, -1, " (-1: all)");
+  check_least("log_every_n_steps", o.log_every_n_steps, 0);
+  check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
+
+  if (!o.max_epochs) o.max_epochs = o.max_steps == -1 ? 1000 : -1;
+  if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
+  check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs, "min_epochs: expected at most max_epochs ({}), got {}",
+                     *o.max_epochs, *o.min_epochs);
+  if (!o.min_steps) o.min_steps = 0;
+  check<ConfigError>(o.max_steps < 0 || *o.min_steps <= o.max_steps, "min_steps: expected at most max_steps ({}), got {}", o.max_steps,
+                     *o.min_steps);
+  if (const std::int64_t k = o.fast_dev_run) {
+    o.limit_train_batches = o.limit_val_batches = o.limit_test_batches = k;
+    o.max_steps = k;
+    o.max_epochs = 1;
+    o.min_epochs = o.min_steps = 0;
+    o.num_sanity_val_steps = 0;
+    o.val_check_interval = 1.0;
+    o.check_val_every_n_epoch = 1;
+    o.log_every_n_steps = 1;
+    o.logger = false;
+  }
+  return o;
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,50 @@
+// What a step is told, and how it reports.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "anneal/core/tensor.h"
+
+namespace anneal {
+inline namespace v0 {
+
+class Trainer;
+
+/// How a metric is kept. In training steps the default is a value for each step; in validation and test, and between
+/// batches, the epoch's. With both, the step's is called `<name>_step` and the epoch's `<name>_epoch`.
+struct LogOptions {
+  bool prog_bar = false;
+  bool logger = true;
+  std::optional<bool> on_step = {};
+  std::optional<bool> on_epoch = {};
+  std::string_view reduce = "mean";  ///< over the epoch (and an accumulation window): mean, sum, min, max
+  /// The value's weight in a mean. Default: the first dimension of the batch's first tensor.
+  std::optional<std::int64_t> batch_size = {};
+};
+
+/// Given to a step and to the hooks around it; valid until the hook returns.
+class StepContext {
+ public:
+  StepContext(Trainer& trainer, std::int64_t batch_idx) : trainer_(&trainer), batch_idx_(batch_idx) {}
+
+  Trainer& trainer() const { return *trainer_; }
+  /// The batch's number in its epoch, from 0.
+  std::int64_t batch_idx() const { return batch_idx_; }
+  /// Which of several loaders it came from.
+  std::int64_t dataloader_idx() const { return 0; }
+  std::int64_t current_epoch() const;
+  std::int64_t global_step() const;
+
+  /// Records a metric: Trainer::log.
+  void log(std::string_view name, double value, const LogOptions& options = {});
+  void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+
+ private:
+  Trainer* trainer_;
+  std::int64_t batch_idx_;
+};
+
+}  // namespace v0
+}  // namespace anneal

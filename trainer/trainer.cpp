@@ -1,0 +1,282 @@
+#include "anneal/trainer/trainer.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
+#include "anneal/core/autograd.h"
+#include "anneal/trainer/evaluation_loop.h"
+#include "anneal/trainer/fit_loop.h"
+#include "anneal/trainer/snapshot.h"
+#include "anneal/trainer/trainer_state.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+using C = Callback;
+using M = TrainingModule;
+
+template <class T>
+bool is(const Shared<Callback>& callback) {
+  return dynamic_cast<const T*>(callback.get()) != nullptr;
+}
+
+// Those given, then the standard ones, checkpoints last.
+std::vector<Shared<Callback>> complete_callbacks(const TrainerOptions& o) {
+  std::vector<Shared<Callback>> callbacks = o.callbacks;
+  for (const auto& callback : callbacks) check<ConfigError>(static_cast<bool>(callback), "callbacks: one of them is null");
+  const auto bars = std::count_if(callbacks.begin(), callbacks.end(), is<ProgressBar>);
+  const auto checkpoints = std::count_if(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>);
+  check<ConfigError>(bars <= 1, "callbacks: expected at most one ProgressBar, got {}", bars);
+  check<ConfigError>(o.enable_progress_bar || bars == 0, "enable_progress_bar: false, but callbacks has a ProgressBar");
+  check<ConfigError>(o.enable_checkpointing || checkpoints == 0, "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
+  if (o.enable_progress_bar && bars == 0) callbacks.push_back(ProgressBar());
+  if (o.enable_checkpointing && checkpoints == 0 && o.fast_dev_run == 0) callbacks.push_back(ModelCheckpoint());
+  std::stable_partition(callbacks.begin(), callbacks.end(), [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
+  for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
+    for (auto b = callbacks.begin(); b != a; ++b)
+      check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(), "callbacks: two have the state key \"{}\"",
+                         (*a)->state_key());
+  return callbacks;
+}
+
+void make_optimizer(TrainerState& s) {
+  s.scheduler.reset();
+  s.base_lr.clear();
+  s.optimizer = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
+  check<ConfigError>(s.optimizer.frequency >= 1, "frequency: expected at least 1, got {}", s.optimizer.frequency);
+  if (!s.optimizer.optimizer) {
+    check<ConfigError>(!s.optimizer.schedule, "configure_optimizers: returned a schedule without an optimizer");
+    s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
+    return;
+  }
+  optim::Optimizer& optimizer = *s.optimizer.optimizer;
+  for (std::size_t g = 0; g < optimizer.groups(); ++g) s.base_lr.push_back(optimizer.lr(g));
+  if (s.optimizer.schedule) s.scheduler.emplace(optimizer, s.optimizer.schedule);
+}
+
+void resolve_limits(TrainerState& s) {
+  const TrainerOptions& o = s.options;
+  s.train_batches = limited_batches("limit_train_batches", o.limit_train_batches, s.train->size());
+  s.val_batches = s.val ? limited_batches("limit_val_batches", o.limit_val_batches, s.val->size()) : 0;
+  check<ConfigError>(s.val_batches == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
+                         o.val_check_interval.value() <= static_cast<double>(s.train_batches),
+                     "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches, o.val_check_interval);
+  if (s.train->size() == 0) s.console.warn("the train loader is empty");
+  if (!s.loggers.empty() && o.log_every_n_steps > s.train_batches && s.train_batches > 0)
+    s.console.warn(format("log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
+                          o.log_every_n_steps, s.train_batches));
+}
+
+void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
+  const std::int64_t epochs = *s.options.max_epochs, steps = s.options.max_steps;
+  check<ConfigError>(epochs < 0 || checkpoint.counters.epoch.processed <= epochs,
+                     "max_epochs: expected at least the {} of the checkpoint {}, got {}", checkpoint.counters.epoch.processed,
+                     s.resumed_from.string(), epochs);
+  check<ConfigError>(steps < 0 || checkpoint.counters.global_step <= steps,
+                     "max_steps: expected at least the {} of the checkpoint {}, got {}", checkpoint.counters.global_step,
+                     s.resumed_from.string(), steps);
+}
+
+void finalize_loggers(TrainerState& s, std::string_view status) {
+  for (const Shared<Logger>& logger : s.loggers) try {
+      logger->finalize(status);
+    } catch (const std::exception& error) {
+      s.console.warn(std::string("a logger failed: ") + error.what());
+    }
+}
+
+// What surrounds every run: hooks, generators and modes, and the way out by an exception.
+template <class F>
+void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
+  check(!s.module, "a Trainer can do one run at a time");
+  s.stage = stage;
+  struct Attached {
+    TrainerState& s;
+    ~Attached() {
+      s.attach(nullptr);
+      s.train = s.val = nullptr;
+    }
+  } const attached{s};
+  s.attach(&module);
+  const GeneratorScope random(s.generator);
+  const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
+  try {
+    s.call(HookPoint::setup, &C::setup, &M::setup, stage);
+    body();
+    s.call(HookPoint::teardown, &C::teardown, &M::teardown, stage);
+  } catch (...) {
+    // What fails on the way out must not hide the first error.
+    const auto quietly = [&](auto&& f) {
+      try {
+        f();
+      } catch (const std::exception& error) {
+        s.console.print(std::string("error after an exception: ") + error.what());
+      }
+    };
+    const std::exception_ptr error = std::current_exception();
+    for (const Shared<Callback>& callback : s.callbacks) quietly([&] {
+        const TrainerState::At at(s, HookPoint::on_exception);
+        callback->on_exception(s.trainer, module, error);
+      });
+    finalize_loggers(s, "failed");
+    for (const Shared<Callback>& callback : s.callbacks) quietly([&] { callback->teardown(s.trainer, module, stage); });
+    quietly([&] { module.teardown(stage); });
+    throw;
+  }
+  finalize_loggers(s, "success");
+}
+
+void print_metrics(Console& console, Stage stage, const MetricMap& metrics) {
+  std::size_t width = 0;
+  for (const auto& [name, value] : metrics) width = std::max(width, name.size());
+  console.print(stage == Stage::validate ? "validation metrics" : "test metrics");
+  for (const auto& [name, value] : metrics) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.6g", value);
+    console.print("  " + name + std::string(width - name.size() + 2, ' ') + text);
+  }
+}
+
+}  // namespace
+
+std::ostream& operator<<(std::ostream& out, StopReason reason) {
+  constexpr const char* names[] = {"max_epochs", "max_steps", "stopped", "no_data"};
+  return out << names[static_cast<std::size_t>(reason)];
+}
+
+Trainer::Trainer(TrainerOptions options) {
+  const bool epochs_unset = !options.max_epochs && options.max_steps == -1 && options.fast_dev_run == 0;
+  state_ = std::make_unique<TrainerState>(*this, std::move(options));
+  TrainerState& s = *state_;
+  s.callbacks = complete_callbacks(s.options);
+  s.loggers = s.options.logger.loggers();
+  if (s.options.logger.standard()) s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
+  if (epochs_unset) s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
+  if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
+}
+
+Trainer::~Trainer() = default;
+
+FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val, const FitOptions& options) {
+  TrainerState& s = *state_;
+  check(!s.module, "fit: this Trainer is in a run already");
+  const auto start = std::chrono::steady_clock::now();
+  s.train = &train;
+  s.val = val;
+  s.counters = {};
+  s.generator = Generator(s.seed);
+  s.stop_requested = false;
+  s.resumed_from.clear();
+  s.log.clear();
+  resolve_limits(s);
+  std::optional<Checkpoint> resumed;
+  if (!options.resume.empty()) resumed = find_checkpoint(s, options.resume);
+  if (resumed) {
+    check_limits(s, *resumed);
+    restore_loggers(s, *resumed);
+  }
+
+  StopReason reason{};
+  run(s, Stage::fit, module, [&] {
+    if (resumed) restore_model(s, *resumed);
+    make_optimizer(s);
+    s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
+    FitLoop loop(s);
+    if (resumed) {
+      restore_progress(s, *resumed);
+      resumed.reset();
+    } else if (s.train_batches > 0) {
+      loop.sanity_check();
+    }
+    reason = loop.run();
+    s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
+}
+
+std::vector<MetricMap> Trainer::validate(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options) {
+  return run_evaluation(Stage::validate, module, loader, options);
+}
+std::vector<MetricMap> Trainer::test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options) {
+  return run_evaluation(Stage::test, module, loader, options);
+}
+
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader,
+                                               const EvaluateOptions& options) {
+  TrainerState& s = *state_;
+  check(!s.module, "{}: this Trainer is in a run already", stage == Stage::validate ? "validate" : "test");
+  const bool validates = stage == Stage::validate;
+  const std::int64_t batches = validates ? limited_batches("limit_val_batches", s.options.limit_val_batches, loader.size())
+                                         : limited_batches("limit_test_batches", s.options.limit_test_batches, loader.size());
+  (validates ? s.val_batches : s.test_batches) = batches;
+  MetricMap metrics;
+  run(s, stage, module,
+      [&] { metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loader, batches); });
+  if (options.verbose) print_metrics(s.console, stage, metrics);
+  return {std::move(metrics)};
+}
+
+void Trainer::log(std::string_view name, double value, const LogOptions& options) { state_->log.log(name, value, options); }
+void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& options) {
+  check(value.defined() && value.numel() == 1, "log: {}: expected a tensor with one element, got {}", name,
+        value.defined() ? format("one of shape {}", value.shape()) : "none");
+  state_->log.log(name, value.item(), options);
+}
+void Trainer::stop() { state_->stop_requested = true; }
+bool Trainer::should_stop() const { return state_->stop_requested; }
+
+void Trainer::save_checkpoint(const std::filesystem::path& path) {
+  const HookPoint point = state_->log.point();
+  check(state_->train && state_->module, "save_checkpoint: there is no fit that runs");
+  check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
+        "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place", info(point).name);
+  anneal::save_checkpoint(path, take_snapshot(*state_));
+}
+
+void Trainer::print(std::string_view line) { state_->console.print(line); }
+Console& Trainer::console() { return state_->console; }
+
+const TrainerOptions& Trainer::options() const { return state_->options; }
+Stage Trainer::stage() const { return state_->stage; }
+std::int64_t Trainer::current_epoch() const { return state_->counters.epoch.completed; }
+std::int64_t Trainer::global_step() const { return state_->counters.global_step; }
+std::int64_t Trainer::batch_idx() const { return state_->counters.batch.ready - 1; }
+std::int64_t Trainer::total_batch_idx() const {
+  const Counters& c = state_->counters;
+  return c.total_batches + (c.batch.ready - c.batch.processed) - 1;
+}
+bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->train_batches; }
+std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
+std::int64_t Trainer::num_val_batches() const { return state_->val_batches; }
+std::int64_t Trainer::num_sanity_val_batches() const {
+  const std::int64_t wanted = state_->options.num_sanity_val_steps;
+  return wanted == -1 ? state_->val_batches : std::min(wanted, state_->val_batches);
+}
+std::int64_t Trainer::num_test_batches() const { return state_->test_batches; }
+std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
+std::int64_t Trainer::estimated_stepping_batches() const {
+  const TrainerOptions& o = state_->options;
+  if (*o.max_epochs == -1) return o.max_steps;
+  const std::int64_t k = o.accumulate_grad_batches;
+  const std::int64_t steps = (state_->train_batches + k - 1) / k * std::max<std::int64_t>(*o.max_epochs, 1);
+  return o.max_steps == -1 ? steps : std::min(steps, o.max_steps);
+}
+
+const MetricMap& Trainer::callback_metrics() const { return state_->log.callback_metrics(); }
+const MetricMap& Trainer::logged_metrics() const { return state_->log.logged_metrics(); }
+const MetricMap& Trainer::progress_bar_metrics() const { return state_->log.progress_bar_metrics(); }
+const std::vector<Shared<Callback>>& Trainer::callbacks() const { return state_->callbacks; }
+const std::vector<Shared<Logger>>& Trainer::loggers() const { return state_->loggers; }
+std::filesystem::path Trainer::log_dir() const {
+  return state_->loggers.empty() ? state_->options.default_root_dir : state_->loggers.front()->log_dir();
+}
+const std::filesystem::path& Trainer::resumed_from() const { return state_->resumed_from; }
+optim::Optimizer* Trainer::optimizer() const { return state_->optimizer.optimizer.get(); }
+std::uint64_t Trainer::seed() const { return state_->seed; }
+Generator& Trainer::generator() { return state_->generator; }
+
+}  // namespace v0
+}  // namespace anneal

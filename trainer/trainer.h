@@ -1,0 +1,146 @@
+// The Trainer: runs the loops of training, validation and test.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "anneal/core/generator.h"
+#include "anneal/data/data_loader.h"
+#include "anneal/trainer/callback.h"
+#include "anneal/trainer/csv_logger.h"
+#include "anneal/trainer/curve_plot.h"
+#include "anneal/trainer/model_checkpoint.h"
+#include "anneal/trainer/options.h"
+#include "anneal/trainer/progress_bar.h"
+#include "anneal/trainer/training_module.h"
+
+namespace anneal {
+inline namespace v0 {
+
+struct TrainerState;
+class Console;
+
+struct FitOptions {
+  /// A checkpoint to go on from: its path; "last", the newest `last` file of the ModelCheckpoints' folders (none: a
+  /// warning and a fresh start); or "best", the best file of the first ModelCheckpoint.
+  std::string resume = {};
+};
+
+enum class StopReason : std::uint8_t { max_epochs, max_steps, stopped, no_data };
+std::ostream& operator<<(std::ostream& out, StopReason reason);
+
+struct FitResult {
+  StopReason reason;
+  std::int64_t epochs;
+  std::int64_t global_step;
+  double seconds;
+};
+
+struct EvaluateOptions {
+  bool verbose = true;  ///< print the metrics
+};
+
+/// Runs a TrainingModule:
+///
+///   Trainer trainer({.max_epochs = 5});
+///   trainer.fit(model, train_loader, val_loader);
+///
+/// An exception from any hook ends the run: callbacks see on_exception, loggers and hooks are closed, and it goes on to the
+/// caller. The module, loaders and Trainer are used by the calling thread only.
+class Trainer {
+ public:
+  /// Throws ConfigError for an option that is not permitted.
+  explicit Trainer(TrainerOptions options = {});
+  ~Trainer();
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+
+  // ---- runs ----
+
+  /// Trains from step 0 with a new optimizer, or goes on from a checkpoint to the bit. Weights stay what they are.
+  template <std::derived_from<TrainingModule> M>
+  FitResult fit(M& module, const DataLoader& train, const FitOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    return run_fit(module, train, nullptr, options);
+  }
+  template <std::derived_from<TrainingModule> M>
+  FitResult fit(M& module, const DataLoader& train, const DataLoader& val, const FitOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    return run_fit(module, train, &val, options);
+  }
+
+  /// The metrics of each loader.
+  std::vector<MetricMap> validate(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options = {});
+  std::vector<MetricMap> test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options = {});
+
+  // ---- for hooks ----
+
+  /// Records a metric, where the running hook allows it. Throws Error elsewhere, for a name that was logged there before
+  /// with other options, and for a tensor with more than one element.
+  void log(std::string_view name, double value, const LogOptions& options = {});
+  void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  /// Ends training after this batch (and its accumulation window), once min_epochs and min_steps are reached. May be called
+  /// from any thread.
+  void stop();
+  bool should_stop() const;
+  /// Writes the whole state of the run, from which `fit` can resume to the bit. Throws Error between training_step and
+  /// optimizer_step, where the batch is half done, and outside of a fit.
+  void save_checkpoint(const std::filesystem::path& path);
+  /// A line of text, without tearing the progress bar.
+  void print(std::string_view line);
+  Console& console();
+
+  // ---- state ----
+
+  const TrainerOptions& options() const;
+  Stage stage() const;
+  /// Epochs begun and ended: the number, from 0, of the epoch that runs.
+  std::int64_t current_epoch() const;
+  /// Optimizer steps.
+  std::int64_t global_step() const;
+  /// Of the running batch: its number in the epoch and over the run, and whether it is the epoch's last.
+  std::int64_t batch_idx() const;
+  std::int64_t total_batch_idx() const;
+  bool is_last_batch() const;
+  /// In an epoch and in a check, after limits.
+  std::int64_t num_training_batches() const;
+  std::int64_t num_val_batches() const;
+  std::int64_t num_sanity_val_batches() const;
+  std::int64_t num_test_batches() const;
+  /// Validations within fit so far.
+  std::int64_t num_checks() const;
+  /// The optimizer steps that a fit makes by its limits; -1: no limit.
+  std::int64_t estimated_stepping_batches() const;
+
+  /// The newest value of every metric; of those for loggers; of those for the progress bar.
+  const MetricMap& callback_metrics() const;
+  const MetricMap& logged_metrics() const;
+  const MetricMap& progress_bar_metrics() const;
+
+  const std::vector<Shared<Callback>>& callbacks() const;
+  const std::vector<Shared<Logger>>& loggers() const;
+  /// The first logger's folder, else default_root_dir.
+  std::filesystem::path log_dir() const;
+  /// The file that this run was resumed from, or empty.
+  const std::filesystem::path& resumed_from() const;
+  /// Null if the module has none.
+  optim::Optimizer* optimizer() const;
+  std::uint64_t seed() const;
+  /// What the run's random numbers are drawn from.
+  Generator& generator();
+
+ private:
+  FitResult run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val, const FitOptions& options);
+  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options);
+
+  std::unique_ptr<TrainerState> state_;
+};
+
+}  // namespace v0
+}  // namespace anneal

@@ -60,7 +60,7 @@ Tensor maximum(const Tensor& a, const Tensor& b);
 Tensor minimum(const Tensor& a, const Tensor& b);
 /// The scalar is converted to x's dtype.
 Tensor pow(const Tensor& x, double exponent);
-/// Values below `low` become `low`, values above `high` become `high`; the gradient there is 0.
+/// Values below `low` become `low`, values above `high` become `high`; the gradient there, and at both, is 0.
 Tensor clamp(const Tensor& x, double low, double high);
 
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }

@@ -13,7 +13,7 @@ inline namespace v0 {
 
 // Under AddressSanitizer every object is a block of its own, so that a use after free is seen.
 void* pool_allocate(std::size_t bytes) { return ::operator new(bytes); }
-void pool_release(void* block, std::size_t bytes) noexcept { ::operator delete(block, bytes); }
+void pool_release(void* block, std::size_t) noexcept { ::operator delete(block); }
 
 #else
 namespace {

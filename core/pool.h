@@ -56,12 +56,12 @@ template <class T>
 class Ref {
  public:
   Ref() = default;
-  Ref(T* object) : object_(object) {
+  Ref(T* object) noexcept : object_(object) {
     if (object_) object_->add_ref();
   }
-  Ref(const Ref& other) : Ref(other.object_) {}
+  Ref(const Ref& other) noexcept : Ref(other.object_) {}
   template <class U>
-  Ref(const Ref<U>& other) : Ref(other.get()) {}
+  Ref(const Ref<U>& other) noexcept : Ref(other.get()) {}
   Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
   Ref& operator=(Ref other) noexcept {
     std::swap(object_, other.object_);

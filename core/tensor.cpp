@@ -35,7 +35,8 @@ void Tensor::check_access(DType wanted, bool whole) const {
 
 double Tensor::item() const {
   check(numel() == 1, "item: expected one element, got shape {}", shape());
-  return to_vector()[0];
+  const Tensor here = to(Device{});
+  return visit(dtype(), [&]<class T>() { return static_cast<double>(load(*static_cast<const T*>(here.raw()))); });
 }
 
 std::vector<double> Tensor::to_vector() const {
@@ -186,6 +187,7 @@ Tensor tensor(std::initializer_list<double> values, TensorOptions options) {
 }
 
 Tensor arange(std::int64_t n, TensorOptions options) {
+  check(n >= 0, "arange: negative size {}", n);
   std::vector<double> values(static_cast<std::size_t>(n));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<double>(i);
   return tensor(values, {n}, options);

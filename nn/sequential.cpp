@@ -4,14 +4,13 @@ namespace anneal {
 inline namespace v0 {
 namespace nn {
 
-Module& Sequential::append(std::unique_ptr<Module> module, Copy copy) {
-  layers_.push_back({std::move(module), copy});
-  return *layers_.back().module;
+void Sequential::append(Layer layer) {
+  adopt(std::to_string(layers_.size()), *layer.module);
+  layers_.push_back(std::move(layer));
 }
 
 Sequential::Sequential(const Sequential& other) : Module(other) {
-  for (const Layer& layer : other.layers_)
-    adopt(std::to_string(layers_.size()), append(layer.copy(*layer.module), layer.copy));
+  for (const Layer& layer : other.layers_) append({layer.copy(*layer.module), layer.copy});
 }
 
 Tensor Sequential::forward(const Tensor& x) const {

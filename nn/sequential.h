@@ -29,9 +29,9 @@ class Sequential : public Module {
   Sequential& operator=(Sequential&&) noexcept = default;
 
   /// Adds a module at the end.
-  template <std::derived_from<Module> Layer>
-  Sequential& add(Layer layer) {
-    adopt(std::to_string(layers_.size()), append(std::make_unique<Layer>(std::move(layer)), &copy_of<Layer>));
+  template <std::derived_from<Module> M>
+  Sequential& add(M layer) {
+    append({std::make_unique<M>(std::move(layer)), &copy_of<M>});
     return *this;
   }
   std::size_t size() const { return layers_.size(); }
@@ -50,7 +50,7 @@ class Sequential : public Module {
   static std::unique_ptr<Module> copy_of(const Module& module) {
     return std::make_unique<M>(static_cast<const M&>(module));
   }
-  Module& append(std::unique_ptr<Module> module, Copy copy);
+  void append(Layer layer);
 
   std::vector<Layer> layers_;
 };

@@ -1,4 +1,5 @@
 # Checks the order of includes: kernels <- core <- {nn, data} <- optim <- dist <- trainer.
+cmake_minimum_required(VERSION 3.25)
 set(allowed_kernels kernels)
 set(allowed_core kernels core)
 set(allowed_nn ${allowed_core} nn)

@@ -19,8 +19,8 @@ class Trainer;
 class TrainingModule;
 class StepContext;
 
-/// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends the
-/// run. Metrics are logged by `trainer.log`.
+/// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends
+/// the run. Metrics are logged by `trainer.log`.
 class Callback {
  public:
   virtual ~Callback() = default;
@@ -62,8 +62,8 @@ class Callback {
   virtual void on_test_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
   virtual void on_test_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
 
-  /// Whether it reads metrics in on_train_epoch_end: it is then called after the others and the module, when the epoch's
-  /// metrics are there.
+  /// Whether it reads metrics in on_train_epoch_end: it is then called after the others and the module, when the
+  /// epoch's metrics are there.
   virtual bool monitors() const { return false; }
 
   /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Nothing is stored

@@ -16,7 +16,8 @@ using nlohmann::json;
 namespace {
 
 constexpr int format_version = 1;
-constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.", generator_prefix = "generator.";
+constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.",
+                           generator_prefix = "generator.";
 
 // JSON has no NaN and no infinity.
 json number(double value) {
@@ -83,15 +84,9 @@ json to_json(const Progress& p) {
 Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.at("processed"), j.at("completed")}; }
 
 json to_json(const Counters& c) {
-  return {{"epoch", to_json(c.epoch)},
-          {"batch", to_json(c.batch)},
-          {"total_batches", c.total_batches},
-          {"global_step", c.global_step},
-          {"window", c.window},
-          {"stepped", c.stepped},
-          {"checks", c.checks},
-          {"checked_at", c.checked_at},
-          {"evaluated", c.evaluated}};
+  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)},  {"total_batches", c.total_batches},
+          {"global_step", c.global_step}, {"window", c.window},         {"stepped", c.stepped},
+          {"checks", c.checks},           {"checked_at", c.checked_at}, {"evaluated", c.evaluated}};
 }
 Counters to_counters(const json& j) {
   Counters c{.epoch = to_progress(j.at("epoch")),
@@ -127,7 +122,10 @@ json to_json(const MetricLog::State& state) {
                        {"step_weight", number(m.step_weight)},
                        {"window", to_json(m.window)},
                        {"epoch", to_json(m.epoch)}});
-  return {{"metrics", metrics}, {"callback", to_json(state.callback)}, {"logged", to_json(state.logged)}, {"bar", to_json(state.bar)}};
+  return {{"metrics", metrics},
+          {"callback", to_json(state.callback)},
+          {"logged", to_json(state.logged)},
+          {"bar", to_json(state.bar)}};
 }
 
 HookPoint to_hook(const std::string& name) {
@@ -143,9 +141,10 @@ Reduce to_reduce(int value) {
 MetricLog::State to_logging(const json& j) {
   MetricLog::State state{{}, to_metrics(j.at("callback")), to_metrics(j.at("logged")), to_metrics(j.at("bar"))};
   for (const json& m : j.at("metrics"))
-    state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"), m.at("on_epoch"),
-                             to_reduce(m.at("reduce")), m.at("fresh"), to_number(m.at("step_value")), to_number(m.at("step_weight")),
-                             to_reduction(m.at("window")), to_reduction(m.at("epoch"))});
+    state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"),
+                             m.at("on_epoch"), to_reduce(m.at("reduce")), m.at("fresh"), to_number(m.at("step_value")),
+                             to_number(m.at("step_weight")), to_reduction(m.at("window")),
+                             to_reduction(m.at("epoch"))});
   return state;
 }
 
@@ -180,14 +179,18 @@ json to_json(const Checkpoint::Optimizer& o) {
   return {{"type", o.type}, {"groups", groups}, {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps}};
 }
 Checkpoint::Optimizer to_optimizer(const json& j) {
-  Checkpoint::Optimizer o{
-      .type = j.at("type"), .state = {}, .groups = {}, .base_lr = j.at("base_lr"), .schedule_steps = j.at("schedule_steps")};
+  Checkpoint::Optimizer o{.type = j.at("type"),
+                          .state = {},
+                          .groups = {},
+                          .base_lr = j.at("base_lr"),
+                          .schedule_steps = j.at("schedule_steps")};
   for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
   return o;
 }
 
 bool is_reserved(std::string_view name) {
-  return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) || name.starts_with(generator_prefix);
+  return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) ||
+         name.starts_with(generator_prefix);
 }
 
 }  // namespace
@@ -195,11 +198,13 @@ bool is_reserved(std::string_view name) {
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   std::vector<NamedTensor> tensors = c.model;
   for (const NamedTensor& entry : tensors)
-    check(!is_reserved(entry.name), "{}: {} cannot be saved: its first name is one of the checkpoint's own", path.string(), entry.name);
+    check(!is_reserved(entry.name), "{}: {} cannot be saved: its first name is one of the checkpoint's own",
+          path.string(), entry.name);
   for (std::size_t i = 0; i < c.optimizers.size(); ++i)
     for (const NamedTensor& entry : c.optimizers[i].state)
       tensors.push_back({format("{}{}.{}", optimizer_prefix, i, entry.name), entry.tensor});
-  for (const NamedTensor& entry : c.accumulation) tensors.push_back({std::string(accumulation_prefix) + entry.name, entry.tensor});
+  for (const NamedTensor& entry : c.accumulation)
+    tensors.push_back({std::string(accumulation_prefix) + entry.name, entry.tensor});
   const Tensor generator = empty({2}, {.dtype = DType::i64});
   generator.data<std::int64_t>()[0] = std::bit_cast<std::int64_t>(c.generator.seed());
   generator.data<std::int64_t>()[1] = std::bit_cast<std::int64_t>(c.generator.offset());
@@ -246,7 +251,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     for (const auto& [key, state] : j.at("callbacks").items()) c.callbacks[key] = to_state(state);
 
     const Tensor* generator = file.find("generator.train");
-    check(generator && generator->dtype() == DType::i64 && generator->numel() == 2, "generator.train is missing or not two i64");
+    check(generator && generator->dtype() == DType::i64 && generator->numel() == 2,
+          "generator.train is missing or not two i64");
     const auto words = generator->span<std::int64_t>();
     c.generator = Generator(std::bit_cast<std::uint64_t>(words[0]), std::bit_cast<std::uint64_t>(words[1]));
     for (NamedTensor& entry : file.tensors) {
@@ -257,7 +263,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
       } else if (name.starts_with(optimizer_prefix)) {
         const std::string_view rest = name.substr(optimizer_prefix.size());
         const std::size_t dot = rest.find('.');
-        check(dot != std::string_view::npos && rest.substr(0, dot) == "0" && c.optimizers.size() == 1, "unexpected tensor {}", name);
+        check(dot != std::string_view::npos && rest.substr(0, dot) == "0" && c.optimizers.size() == 1,
+              "unexpected tensor {}", name);
         c.optimizers[0].state.push_back({std::string(rest.substr(dot + 1)), entry.tensor});
       } else {
         c.model.push_back(std::move(entry));

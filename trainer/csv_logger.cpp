@@ -120,7 +120,9 @@ const std::string& CsvLogger::folder() const {
   return folder_ = "version_" + std::to_string(next);
 }
 
-fs::path CsvLogger::log_dir() const { return options_.dir.empty() ? options_.save_dir / options_.name / folder() : options_.dir; }
+fs::path CsvLogger::log_dir() const {
+  return options_.dir.empty() ? options_.save_dir / options_.name / folder() : options_.dir;
+}
 
 std::string CsvLogger::version_name() const {
   if (!options_.dir.empty()) return {};

@@ -22,8 +22,9 @@ struct CsvLoggerOptions {
   std::int64_t flush_logs_every_n_steps = 100;  ///< rows that are held back at most
 };
 
-/// Writes `<save_dir>/<name>/version_<k>/metrics.csv`. Columns are all keys so far, sorted, with "step" and "epoch" among
-/// them; a new key rewrites the file. Numbers are as short as reading them back exactly allows; missing ones are empty.
+/// Writes `<save_dir>/<name>/version_<k>/metrics.csv`. Columns are all keys so far, sorted, with "step" and "epoch"
+/// among them; a new key rewrites the file. Numbers are as short as reading them back exactly allows; missing ones are
+/// empty.
 class CsvLogger final : public Logger {
  public:
   explicit CsvLogger(CsvLoggerOptions options = {}) : options_(std::move(options)) {}

@@ -69,13 +69,14 @@ Ticks ticks(double low, double high, int parts, double least_step) {
   return {first, step, static_cast<int>(std::floor((high - first) / step + 1e-9)) + 1};
 }
 
-std::string text(double x, double y, const std::string& anchor, const std::string& content, const std::string& more = "") {
-  return "<text x=\"" + number(x) + "\" y=\"" + number(y) + "\" text-anchor=\"" + anchor + "\"" + more + ">" + escaped(content) +
-         "</text>\n";
+std::string text(double x, double y, const std::string& anchor, const std::string& content,
+                 const std::string& more = "") {
+  return "<text x=\"" + number(x) + "\" y=\"" + number(y) + "\" text-anchor=\"" + anchor + "\"" + more + ">" +
+         escaped(content) + "</text>\n";
 }
-std::string line(double x1, double y1, double x2, double y2, const char* colour) {
-  return "<line x1=\"" + number(x1) + "\" y1=\"" + number(y1) + "\" x2=\"" + number(x2) + "\" y2=\"" + number(y2) + "\" stroke=\"" +
-         colour + "\"/>\n";
+std::string line(double x1, double y1, double x2, double y2, const char* colour, int width = 1) {
+  return "<line x1=\"" + number(x1) + "\" y1=\"" + number(y1) + "\" x2=\"" + number(x2) + "\" y2=\"" + number(y2) +
+         "\" stroke=\"" + colour + "\" stroke-width=\"" + std::to_string(width) + "\"/>\n";
 }
 
 std::string panel(const std::string& title, const std::vector<Curve>& curves) {
@@ -103,12 +104,14 @@ std::string panel(const std::string& title, const std::vector<Curve>& curves) {
   for (int i = 0; i < ys.count; ++i) {
     // A tick next to zero is zero.
     const double value = std::abs(ys.first + i * ys.step) < ys.step / 2 ? 0 : ys.first + i * ys.step;
-    s += line(x0, y_of(value), x1, y_of(value), "#e3e3e3") + text(x0 - 6, y_of(value) + 4, "end", number(value, "%.6g"));
+    s +=
+        line(x0, y_of(value), x1, y_of(value), "#e3e3e3") + text(x0 - 6, y_of(value) + 4, "end", number(value, "%.6g"));
   }
   const Ticks xs = ticks(0, last, 8, 1);
   for (int i = 0; i < xs.count; ++i) {
     const double epoch = xs.first + i * xs.step;
-    s += line(x_of(epoch), y0, x_of(epoch), y0 + 5, "#444444") + text(x_of(epoch), y0 + 18, "middle", number(epoch, "%.0f"));
+    s += line(x_of(epoch), y0, x_of(epoch), y0 + 5, "#444444") +
+         text(x_of(epoch), y0 + 18, "middle", number(epoch, "%.0f"));
   }
   s += line(x0, y0, x1, y0, "#444444") + line(x0, y0, x0, y1, "#444444");
   s += text((x0 + x1) / 2, panel_height - 10, "middle", "epoch");
@@ -137,13 +140,15 @@ std::string panel(const std::string& title, const std::vector<Curve>& curves) {
   const double width = 40 + 7.2 * static_cast<double>(longest), height = 8 + 18 * static_cast<double>(curves.size());
   double end_sum = 0;
   for (const Curve& curve : curves)
-    if (!curve.values->empty() && std::isfinite(curve.values->back())) end_sum += (curve.values->back() - low) / (high - low) - 0.5;
+    if (!curve.values->empty() && std::isfinite(curve.values->back()))
+      end_sum += (curve.values->back() - low) / (high - low) - 0.5;
   const double lx = x1 - width - 6, ly = end_sum > 0 ? y0 - height - 8 : y1 + 6;
-  s += "<rect x=\"" + number(lx) + "\" y=\"" + number(ly) + "\" width=\"" + number(width) + "\" height=\"" + number(height) +
-       "\" fill=\"#ffffff\" fill-opacity=\"0.85\" stroke=\"#cccccc\"/>\n";
+  s += "<rect x=\"" + number(lx) + "\" y=\"" + number(ly) + "\" width=\"" + number(width) + "\" height=\"" +
+       number(height) + "\" fill=\"#ffffff\" fill-opacity=\"0.85\" stroke=\"#cccccc\"/>\n";
   for (std::size_t c = 0; c < curves.size(); ++c) {
     const double y = ly + 16 + 18 * static_cast<double>(c);
-    s += line(lx + 8, y - 4, lx + 28, y - 4, colours[c % std::size(colours)]) + text(lx + 34, y, "start", curves[c].name);
+    s += line(lx + 8, y - 4, lx + 28, y - 4, colours[c % std::size(colours)], 2) +
+         text(lx + 34, y, "start", curves[c].name);
   }
   return s;
 }
@@ -185,10 +190,10 @@ std::string CurvePlot::svg() const {
   const std::size_t rows = std::max<std::size_t>(1, (panels.size() + columns - 1) / columns);
   const std::string width = number(panel_width * static_cast<double>(columns), "%.0f");
   const std::string height = number(panel_height * static_cast<double>(rows), "%.0f");
-  std::string s = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + width +
-                  "\" height=\"" + height + "\" viewBox=\"0 0 " + width + " " + height +
-                  "\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#222222\">\n<rect width=\"" + width + "\" height=\"" + height +
-                  "\" fill=\"#ffffff\"/>\n";
+  std::string s = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" +
+                  width + "\" height=\"" + height + "\" viewBox=\"0 0 " + width + " " + height +
+                  "\" font-family=\"sans-serif\" font-size=\"12\" fill=\"#222222\">\n<rect width=\"" + width +
+                  "\" height=\"" + height + "\" fill=\"#ffffff\"/>\n";
   std::size_t i = 0;
   for (const auto& [title, curves] : panels) {
     s += "<g transform=\"translate(" + number(panel_width * static_cast<double>(i % columns), "%.0f") + "," +

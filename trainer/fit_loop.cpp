@@ -25,7 +25,8 @@ StopReason FitLoop::run() {
   // A checkpoint from on_train_epoch_end: the rest of that epoch comes first.
   if (c_.epoch.processed > c_.epoch.completed) finish_epoch();
   if (const auto reason = done()) return *reason;
-  if (!s_.module->training()) s_.console.warn("the module is in eval mode and is trained so; call module.train() before fit");
+  if (!s_.module->training())
+    s_.console.warn("the module is in eval mode and is trained so; call module.train() before fit");
   s_.call(HookPoint::on_train_start, &C::on_train_start, &M::on_train_start);
   std::optional<StopReason> reason;
   while (!(reason = done())) run_epoch();
@@ -58,8 +59,8 @@ bool FitLoop::check_is_due() const {
   if (every_epoch && (c_.epoch.completed + 1) % *every_epoch != 0) return false;
   if (stop_is_due() && window_is_complete()) return true;
   if (!every_epoch && interval.is_count()) return c_.total_batches % static_cast<std::int64_t>(interval.value()) == 0;
-  const std::int64_t batches =
-      interval.is_count() ? static_cast<std::int64_t>(interval.value()) : std::max<std::int64_t>(1, interval.of(s_.train_batches));
+  const std::int64_t batches = interval.is_count() ? static_cast<std::int64_t>(interval.value())
+                                                   : std::max<std::int64_t>(1, interval.of(s_.train_batches));
   return done % batches == 0;
 }
 
@@ -76,7 +77,9 @@ void FitLoop::run_epoch() {
   else if (check_is_due()) run_check();
 
   std::optional<BatchIterator> it;
-  const auto cut = [&] { return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0); };
+  const auto cut = [&] {
+    return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0);
+  };
   while (c_.batch.processed < s_.train_batches && !cut()) {
     if (it) ++*it;
     else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
@@ -115,8 +118,9 @@ void FitLoop::run_batch(const Batch& batch) {
   ++c_.batch.started;
   const Tensor loss = s_.call_module(HookPoint::training_step, &M::training_step, batch, context);
   if (loss.defined()) {
-    check(loss.numel() == 1 && loss.requires_grad(), "training_step: expected a loss with one element that depends on a parameter, got {}{}",
-          loss.shape(), loss.requires_grad() ? "" : " without gradient");
+    check(loss.numel() == 1 && loss.requires_grad(),
+          "training_step: expected a loss with one element that depends on a parameter, got {}{}", loss.shape(),
+          loss.requires_grad() ? "" : " without gradient");
     if (c_.window == 0) zero_grad();
     backward(loss);
     ++c_.window;
@@ -137,7 +141,8 @@ void FitLoop::finish_batch() {
   ++c_.batch.completed;
   s_.log.end_train_batch();
   const std::int64_t every = s_.options.log_every_n_steps;
-  if (c_.stepped && every > 0 && (c_.global_step % every == 0 || s_.stop_requested)) s_.write_row(s_.log.step_row(), c_.global_step);
+  if (c_.stepped && every > 0 && (c_.global_step % every == 0 || s_.stop_requested))
+    s_.write_row(s_.log.step_row(), c_.global_step);
   if (window_is_complete()) s_.log.end_window();
   if (check_is_due()) run_check();
 }

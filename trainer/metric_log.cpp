@@ -49,7 +49,9 @@ void MetricLog::begin_batch(const Batch& batch) {
     const std::int64_t n = entry.tensor.rank() == 0 ? 1 : entry.tensor.size(0);
     if (batch_size_ == 0) batch_size_ = n;
     else if (n != batch_size_)
-      warn_("the tensors of a batch have different first dimensions; metrics are weighted by the first one's (set batch_size in log)");
+      warn_(
+          "the tensors of a batch have different first dimensions; metrics are weighted by the first one's (set "
+          "batch_size in log)");
   }
 }
 
@@ -65,7 +67,8 @@ void MetricLog::log(std::string_view name, double value, const LogOptions& optio
   std::int64_t weight = 1;
   if (options.batch_size) weight = *options.batch_size;
   else if (has_batch_) {
-    check(batch_size_ > 0 || metric.reduce != Reduce::mean, "log: {}: the batch has no tensor to weight it by; set batch_size", name);
+    check(batch_size_ > 0 || metric.reduce != Reduce::mean,
+          "log: {}: the batch has no tensor to weight it by; set batch_size", name);
     weight = batch_size_;
   }
   metric.step_value = value;
@@ -88,7 +91,8 @@ MetricLog::Metric& MetricLog::find_or_add(std::string_view name, const LogOption
     return metric;
   }
   cursor_ = 0;
-  return add({std::string(name), point_, options.prog_bar, options.logger, on_step, on_epoch, reduce, false, 0, 1, {}, {}});
+  return add(
+      {std::string(name), point_, options.prog_bar, options.logger, on_step, on_epoch, reduce, false, 0, 1, {}, {}});
 }
 
 MetricLog::Metric& MetricLog::add(Saved metric) {
@@ -162,13 +166,12 @@ MetricMap MetricLog::evaluation_step_row(Loop loop) const {
 MetricMap MetricLog::epoch_values(Loop loop, bool for_logger) const {
   MetricMap row;
   for (const Metric& m : metrics_)
-    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop) row.set(m.epoch_name, m.epoch.value(m.reduce));
+    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop)
+      row.set(m.epoch_name, m.epoch.value(m.reduce));
   return row;
 }
 
-MetricLog::State MetricLog::state() const {
-  return {{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_};
-}
+MetricLog::State MetricLog::state() const { return {{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_}; }
 
 void MetricLog::load_state(const State& state) {
   metrics_.clear();

@@ -28,7 +28,8 @@ void MetricMap::set(std::string_view name, double value, std::size_t& hint) {
   if (hint >= size() || metrics_[hint].first != name) {
     const double* known = find(name);
     if (!known) metrics_.emplace_back(name, value);
-    hint = known ? static_cast<std::size_t>(std::find_if(begin(), end(), [&](const auto& m) { return &m.second == known; }) - begin())
+    hint = known ? static_cast<std::size_t>(
+                       std::find_if(begin(), end(), [&](const auto& m) { return &m.second == known; }) - begin())
                  : size() - 1;
   }
   metrics_[hint].second = value;

@@ -28,14 +28,13 @@ std::string text_of(double value) {
 // By a format such as "02d" or ".3f".
 std::string text_of(double value, const std::string& key, const std::string& spec) {
   const std::size_t digits = spec.find_first_not_of("0123456789.");
-  const bool good = digits != std::string::npos && digits + 1 == spec.size() && std::string("dfeg").find(spec.back()) != std::string::npos &&
-                    spec.size() <= 6;
+  const bool good = digits != std::string::npos && digits + 1 == spec.size() &&
+                    std::string("dfeg").find(spec.back()) != std::string::npos && spec.size() <= 6;
   check<ConfigError>(good, "filename: {}: the format is \"{}\"; expected one like d, 02d, .2f, .3e", key, spec);
   char text[400];
   if (spec.back() == 'd')
     std::snprintf(text, sizeof text, ("%" + spec.substr(0, digits) + "lld").c_str(), static_cast<long long>(value));
-  else
-    std::snprintf(text, sizeof text, ("%" + spec).c_str(), value);
+  else std::snprintf(text, sizeof text, ("%" + spec).c_str(), value);
   return text;
 }
 
@@ -61,7 +60,8 @@ std::vector<std::string> texts(const std::vector<ModelCheckpoint::Kept>& kept) {
 ModelCheckpoint::ModelCheckpoint(ModelCheckpointOptions options) : options_(std::move(options)), best_score_(none) {
   const auto& o = options_;
   check<ConfigError>(o.save_top_k >= -1, "save_top_k: expected at least -1, got {}", o.save_top_k);
-  check<ConfigError>(!o.monitor.empty() || o.save_top_k <= 1, "save_top_k: expected -1, 0 or 1 without a monitor, got {}", o.save_top_k);
+  check<ConfigError>(!o.monitor.empty() || o.save_top_k <= 1,
+                     "save_top_k: expected -1, 0 or 1 without a monitor, got {}", o.save_top_k);
   check<ConfigError>(o.mode == "min" || o.mode == "max", "mode: expected \"min\" or \"max\", got \"{}\"", o.mode);
   check<ConfigError>(o.every_n_epochs >= 0, "every_n_epochs: expected at least 0, got {}", o.every_n_epochs);
 }
@@ -78,6 +78,7 @@ void ModelCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
   last_path_.clear();
   best_score_ = none;
   saved_step_ = 0;
+  continues_ = false;
   std::error_code missing;
   if (trainer.resumed_from().empty() && fs::directory_iterator(folder_, missing) != fs::directory_iterator())
     trainer.console().warn(format("the folder of the checkpoints is not empty: {}", folder_.string()));
@@ -128,8 +129,8 @@ void ModelCheckpoint::save_top_k(Trainer& trainer) {
     const double* value = metrics.find(options_.monitor);
     if (!value) {
       // Before the first check it may still come.
-      check<ConfigError>(trainer.num_val_batches() > 0 && trainer.num_checks() == 0, "monitor: there is no metric {}; there are: {}",
-                         options_.monitor, metrics.names());
+      check<ConfigError>(trainer.num_val_batches() > 0 && trainer.num_checks() == 0,
+                         "monitor: there is no metric {}; there are: {}", options_.monitor, metrics.names());
       trainer.console().warn(format("monitor: {} is not there yet; nothing was saved", options_.monitor));
       return;
     }
@@ -175,7 +176,7 @@ void ModelCheckpoint::keep(Kept added, std::optional<std::size_t> replaced) {
 void ModelCheckpoint::save_last(Trainer& trainer) {
   for (int version = 0; last_path_.empty(); ++version) {
     fs::path path = folder_ / ("last" + (version > 0 ? "-v" + std::to_string(version) : std::string()) + extension);
-    if (!options_.enable_version_counter || !fs::exists(path)) last_path_ = std::move(path);
+    if (!is_taken(trainer, path)) last_path_ = std::move(path);
   }
   saved_step_ = trainer.global_step();
   fs::create_directories(folder_);
@@ -185,12 +186,22 @@ void ModelCheckpoint::save_last(Trainer& trainer) {
 fs::path ModelCheckpoint::new_path(const Trainer& trainer, const fs::path& replaced) const {
   const std::string name = expand_name(trainer);
   fs::path path = folder_ / (name + extension);
-  check(path.lexically_normal().parent_path() == folder_.lexically_normal() || folder_.lexically_normal().filename().empty(),
+  check(path.lexically_normal().parent_path() == folder_.lexically_normal() ||
+            folder_.lexically_normal().filename().empty(),
         "filename: {} lies outside of {}", name, folder_.string());
-  for (int version = 1; options_.enable_version_counter && path != replaced && fs::exists(path); ++version)
+  for (int version = 1; path != replaced && is_taken(trainer, path); ++version)
     path = folder_ / (name + "-v" + std::to_string(version) + extension);
   fs::create_directories(folder_);
   return path;
+}
+
+// What was written after the file that the run resumed from is the run's own, of the time before it was interrupted.
+bool ModelCheckpoint::is_taken(const Trainer& trainer, const fs::path& path) const {
+  if (!options_.enable_version_counter || !fs::exists(path)) return false;
+  const fs::path& source = trainer.resumed_from();
+  if (!continues_ || fs::equivalent(path, source)) return true;
+  if (std::any_of(kept_.begin(), kept_.end(), [&](const Kept& k) { return k.path == path; })) return true;
+  return fs::last_write_time(path) < fs::last_write_time(source);
 }
 
 std::string ModelCheckpoint::expand_name(const Trainer& trainer) const {
@@ -247,14 +258,16 @@ std::vector<fs::path> ModelCheckpoint::best_files() const {
 }
 
 std::string ModelCheckpoint::state_key() const {
-  return format("ModelCheckpoint monitor={} mode={} every_n_epochs={}", options_.monitor, options_.mode, options_.every_n_epochs);
+  return format("ModelCheckpoint monitor={} mode={} every_n_epochs={}", options_.monitor, options_.mode,
+                options_.every_n_epochs);
 }
 
 StateMap ModelCheckpoint::state() const {
   std::vector<double> scores;
   for (const Kept& k : kept_) scores.push_back(k.score);
-  return {{"folder", folder_.string()},     {"best_path", best_path_.string()}, {"best_score", best_score_},
-          {"last_path", last_path_.string()}, {"kept", texts(kept_)},           {"scores", scores},
+  return {{"folder", folder_.string()}, {"best_path", best_path_.string()},
+          {"best_score", best_score_},  {"last_path", last_path_.string()},
+          {"kept", texts(kept_)},       {"scores", scores},
           {"saved_step", saved_step_}};
 }
 
@@ -262,6 +275,7 @@ void ModelCheckpoint::load_state(const StateMap& state) {
   best_path_ = std::get<std::string>(state.at("best_path"));
   best_score_ = std::get<double>(state.at("best_score"));
   if (std::get<std::string>(state.at("folder")) != folder_.string()) return;  // those files belong to another run
+  continues_ = true;
   last_path_ = std::get<std::string>(state.at("last_path"));
   saved_step_ = std::get<std::int64_t>(state.at("saved_step"));
   const auto& paths = std::get<std::vector<std::string>>(state.at("kept"));

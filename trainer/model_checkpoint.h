@@ -13,15 +13,15 @@ namespace anneal {
 inline namespace v0 {
 
 struct ModelCheckpointOptions {
-  std::filesystem::path dirpath = {};          ///< default: `checkpoints` in the Trainer's log_dir
-  std::string filename = "{epoch}-{step}";     ///< {key} or {key:.2f} becomes key=value; ".safetensors" is added
-  std::string monitor = {};                    ///< the metric that decides. None: the newest are kept
-  std::string mode = "min";                    ///< or "max"
-  std::int64_t save_top_k = 1;                 ///< how many are kept; -1: all. Without monitor: -1, 0 or 1
-  bool save_last = false;                      ///< `last` holds the current state whenever a save is due, and at the end
-  std::int64_t every_n_epochs = 1;             ///< 0: only `last` at the end
-  bool auto_insert_metric_name = true;         ///< false: {key} becomes the value alone
-  bool enable_version_counter = true;          ///< a name that is taken gets -v1, -v2, ...; false: it is overwritten
+  std::filesystem::path dirpath = {};       ///< default: `checkpoints` in the Trainer's log_dir
+  std::string filename = "{epoch}-{step}";  ///< {key} or {key:.2f} becomes key=value; ".safetensors" is added
+  std::string monitor = {};                 ///< the metric that decides. None: the newest are kept
+  std::string mode = "min";                 ///< or "max"
+  std::int64_t save_top_k = 1;              ///< how many are kept; -1: all. Without monitor: -1, 0 or 1
+  bool save_last = false;                   ///< `last` holds the current state whenever a save is due, and at the end
+  std::int64_t every_n_epochs = 1;          ///< 0: only `last` at the end
+  bool auto_insert_metric_name = true;      ///< false: {key} becomes the value alone
+  bool enable_version_counter = true;       ///< a name that is taken gets -v1, -v2, ...; false: it is overwritten
   /// Unset: at the epoch's end if validation runs once an epoch or not at all, else after each check.
   std::optional<bool> save_on_train_epoch_end = {};
 };
@@ -64,6 +64,7 @@ class ModelCheckpoint final : public Callback {
   void save_last(Trainer& trainer);
   void keep(Kept added, std::optional<std::size_t> replaced);
   std::filesystem::path new_path(const Trainer& trainer, const std::filesystem::path& replaced) const;
+  bool is_taken(const Trainer& trainer, const std::filesystem::path& path) const;
   std::string expand_name(const Trainer& trainer) const;
   void remove(const Trainer& trainer, const std::filesystem::path& path) const;
 
@@ -73,6 +74,7 @@ class ModelCheckpoint final : public Callback {
   std::filesystem::path best_path_, last_path_;
   double best_score_;
   std::int64_t saved_step_ = 0;
+  bool continues_ = false;  // resumed in the folder of the interrupted run
 };
 
 }  // namespace v0

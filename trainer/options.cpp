@@ -16,7 +16,8 @@ void check_least(std::string_view option, std::int64_t value, std::int64_t least
 void check_amount(std::string_view option, Amount& amount) {
   const double value = amount.value();
   check<ConfigError>(value >= 0 && (amount.is_count() || value <= 1 || value == std::floor(value)),
-                     "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}", option, amount);
+                     "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}",
+                     option, amount);
   if (!amount.is_count() && value > 1) amount = static_cast<std::int64_t>(value);
 }
 
@@ -29,7 +30,9 @@ std::int64_t Amount::of(std::int64_t n) const {
   return static_cast<std::int64_t>(batches * value() + 1e-9 * batches);
 }
 
-std::ostream& operator<<(std::ostream& out, const Amount& amount) { return out << amount.value() << (amount.is_all() ? ".0" : ""); }
+std::ostream& operator<<(std::ostream& out, const Amount& amount) {
+  return out << amount.value() << (amount.is_all() ? ".0" : "");
+}
 
 std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n) {
   const std::int64_t batches = limit.of(n);
@@ -49,9 +52,10 @@ TrainerOptions resolve(TrainerOptions o) {
   check_amount("limit_val_batches", o.limit_val_batches);
   check_amount("limit_test_batches", o.limit_test_batches);
   check_amount("val_check_interval", o.val_check_interval);
-  check<ConfigError>(o.val_check_interval.value() > 0,
-                     "val_check_interval: expected a number of batches from 1 on or a share of an epoch above 0, got {}",
-                     o.val_check_interval);
+  check<ConfigError>(
+      o.val_check_interval.value() > 0,
+      "val_check_interval: expected a number of batches from 1 on or a share of an epoch above 0, got {}",
+      o.val_check_interval);
   if (o.check_val_every_n_epoch) check_least("check_val_every_n_epoch", *o.check_val_every_n_epoch, 1);
   check<ConfigError>(o.check_val_every_n_epoch || o.val_check_interval.is_count() || o.val_check_interval.is_all(),
                      "val_check_interval: expected a number of batches when check_val_every_n_epoch is nullopt, got {}",
@@ -62,11 +66,11 @@ TrainerOptions resolve(TrainerOptions o) {
 
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 ? 1000 : -1;
   if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
-  check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs, "min_epochs: expected at most max_epochs ({}), got {}",
-                     *o.max_epochs, *o.min_epochs);
+  check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs,
+                     "min_epochs: expected at most max_epochs ({}), got {}", *o.max_epochs, *o.min_epochs);
   if (!o.min_steps) o.min_steps = 0;
-  check<ConfigError>(o.max_steps < 0 || *o.min_steps <= o.max_steps, "min_steps: expected at most max_steps ({}), got {}", o.max_steps,
-                     *o.min_steps);
+  check<ConfigError>(o.max_steps < 0 || *o.min_steps <= o.max_steps,
+                     "min_steps: expected at most max_steps ({}), got {}", o.max_steps, *o.min_steps);
   if (const std::int64_t k = o.fast_dev_run) {
     o.limit_train_batches = o.limit_val_batches = o.limit_test_batches = k;
     o.max_steps = k;

@@ -21,13 +21,14 @@ inline namespace v0 {
 class Amount {
  public:
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  Amount(T count) : value_(static_cast<std::int64_t>(count)) {}
+  requires(!std::same_as<T, bool>) Amount(T count) : value_(static_cast<std::int64_t>(count)) {}
   Amount(double fraction) : value_(fraction) {}
 
   bool is_count() const { return std::holds_alternative<std::int64_t>(value_); }
   /// As a number, whichever it is.
-  double value() const { return is_count() ? static_cast<double>(std::get<std::int64_t>(value_)) : std::get<double>(value_); }
+  double value() const {
+    return is_count() ? static_cast<double>(std::get<std::int64_t>(value_)) : std::get<double>(value_);
+  }
   bool is_all() const { return !is_count() && value() == 1; }
   /// What it comes to of `n` batches, never more than n: a share is rounded down.
   std::int64_t of(std::int64_t n) const;
@@ -50,19 +51,19 @@ struct TrainerOptions {
   Amount limit_test_batches = 1.0;
   std::int64_t fast_dev_run = 0;  ///< k (or true for 1): k batches of everything, and nothing is written
 
-  Amount val_check_interval = 1.0;                           ///< in batches, or as a share of an epoch
-  std::optional<std::int64_t> check_val_every_n_epoch = 1;   ///< nullopt: val_check_interval counts across epochs
-  std::int64_t num_sanity_val_steps = 2;                     ///< validation batches before training; -1: all
-  std::int64_t log_every_n_steps = 50;                       ///< rows of step metrics; 0: none
-  std::int64_t accumulate_grad_batches = 1;                  ///< batches whose gradients make one optimizer step
-  bool detect_anomaly = false;                               ///< the first NaN or infinity throws with its op. Slow
+  Amount val_check_interval = 1.0;                          ///< in batches, or as a share of an epoch
+  std::optional<std::int64_t> check_val_every_n_epoch = 1;  ///< nullopt: val_check_interval counts across epochs
+  std::int64_t num_sanity_val_steps = 2;                    ///< validation batches before training; -1: all
+  std::int64_t log_every_n_steps = 50;                      ///< rows of step metrics; 0: none
+  std::int64_t accumulate_grad_batches = 1;                 ///< batches whose gradients make one optimizer step
+  bool detect_anomaly = false;                              ///< the first NaN or infinity throws with its op. Slow
 
   LoggerOption logger = true;
   std::vector<Shared<Callback>> callbacks = {};
-  bool enable_checkpointing = true;             ///< adds a ModelCheckpoint if none is given
-  bool enable_progress_bar = true;              ///< adds a ProgressBar if none is given
-  std::filesystem::path default_root_dir = "."; ///< where logs and checkpoints go when nothing else says it
-  std::optional<std::uint64_t> seed = {};       ///< of all random numbers of the run. Unset: a random one, which is printed
+  bool enable_checkpointing = true;              ///< adds a ModelCheckpoint if none is given
+  bool enable_progress_bar = true;               ///< adds a ProgressBar if none is given
+  std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
+  std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed
   std::function<void(std::string_view)> sink = {};  ///< takes all text output; default: stderr
 };
 

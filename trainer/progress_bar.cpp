@@ -42,13 +42,15 @@ std::string ProgressBar::line(const Trainer& trainer, const Bar& bar, bool with_
   std::string s = bar.title + ": ";
   if (with_bar) {
     const auto full = static_cast<std::size_t>(share * bar_width);
-    s += text("%3d%%|", static_cast<int>(share * 100)) + std::string(full, '#') + std::string(bar_width - full, ' ') + "| ";
+    s += text("%3d%%|", static_cast<int>(share * 100)) + std::string(full, '#') + std::string(bar_width - full, ' ') +
+         "| ";
   }
   s += text("%lld/%lld [", static_cast<long long>(bar.done), static_cast<long long>(bar.total)) + clock_time(seconds);
   if (with_bar) s += "<" + (rate > 0 ? clock_time(static_cast<double>(bar.total - bar.done) / rate) : std::string("?"));
   s += rate >= 1 || rate == 0 ? text(", %.2fit/s", rate) : text(", %.2fs/it", 1 / rate);
   if (!trainer.loggers().empty())
-    if (const std::string version = trainer.loggers().front()->version_name(); !version.empty()) s += ", v_num=" + version;
+    if (const std::string version = trainer.loggers().front()->version_name(); !version.empty())
+      s += ", v_num=" + version;
   for (const auto& [name, value] : trainer.progress_bar_metrics()) s += ", " + name + "=" + metric_text(value);
   return s + "]";
 }
@@ -81,7 +83,8 @@ void ProgressBar::end(Trainer& trainer, const Bar& bar, bool keep) {
 void ProgressBar::on_train_epoch_start(Trainer& trainer, TrainingModule&) {
   begin(train_, "Epoch " + std::to_string(trainer.current_epoch()), trainer.num_training_batches());
 }
-void ProgressBar::on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor&, const Batch&, StepContext& step) {
+void ProgressBar::on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor&, const Batch&,
+                                     StepContext& step) {
   if (train_.title.empty()) {  // resumed within an epoch
     on_train_epoch_start(trainer, module);
     train_.first = step.batch_idx();
@@ -95,7 +98,8 @@ void ProgressBar::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
 
 void ProgressBar::on_validation_start(Trainer& trainer, TrainingModule&) {
   const bool sanity = trainer.stage() == Stage::sanity_check;
-  begin(evaluation_, sanity ? "Sanity Checking" : "Validation", sanity ? trainer.num_sanity_val_batches() : trainer.num_val_batches());
+  begin(evaluation_, sanity ? "Sanity Checking" : "Validation",
+        sanity ? trainer.num_sanity_val_batches() : trainer.num_val_batches());
 }
 void ProgressBar::on_validation_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
   advance(trainer, evaluation_, step.batch_idx() + 1);
@@ -106,7 +110,9 @@ void ProgressBar::on_validation_end(Trainer& trainer, TrainingModule&) {
 }
 void ProgressBar::on_sanity_check_end(Trainer& trainer, TrainingModule&) { trainer.console().end_status(false); }
 
-void ProgressBar::on_test_start(Trainer& trainer, TrainingModule&) { begin(evaluation_, "Testing", trainer.num_test_batches()); }
+void ProgressBar::on_test_start(Trainer& trainer, TrainingModule&) {
+  begin(evaluation_, "Testing", trainer.num_test_batches());
+}
 void ProgressBar::on_test_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
   advance(trainer, evaluation_, step.batch_idx() + 1);
 }

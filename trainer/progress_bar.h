@@ -23,7 +23,8 @@ class ProgressBar final : public Callback {
                           StepContext& step) override;
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
   void on_validation_start(Trainer& trainer, TrainingModule& module) override;
-  void on_validation_batch_end(Trainer& trainer, TrainingModule& module, const Batch& batch, StepContext& step) override;
+  void on_validation_batch_end(Trainer& trainer, TrainingModule& module, const Batch& batch,
+                               StepContext& step) override;
   void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_test_start(Trainer& trainer, TrainingModule& module) override;
   void on_test_batch_end(Trainer& trainer, TrainingModule& module, const Batch& batch, StepContext& step) override;

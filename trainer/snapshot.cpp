@@ -13,8 +13,9 @@ Checkpoint::Loader describe(const DataLoader& loader) {
 }
 
 bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
-  return a.beta1 != b.beta1 || a.beta2 != b.beta2 || a.eps != b.eps || a.weight_decay != b.weight_decay || a.momentum != b.momentum ||
-         a.dampening != b.dampening || a.nesterov != b.nesterov || a.maximize != b.maximize || a.decoupled != b.decoupled;
+  return a.beta1 != b.beta1 || a.beta2 != b.beta2 || a.eps != b.eps || a.weight_decay != b.weight_decay ||
+         a.momentum != b.momentum || a.dampening != b.dampening || a.nesterov != b.nesterov ||
+         a.maximize != b.maximize || a.decoupled != b.decoupled;
 }
 
 void restore_optimizer(TrainerState& s, const Checkpoint& checkpoint) {
@@ -24,14 +25,16 @@ void restore_optimizer(TrainerState& s, const Checkpoint& checkpoint) {
   if (!has) return;
   optim::Optimizer& optimizer = *s.optimizer.optimizer;
   const Checkpoint::Optimizer& saved = checkpoint.optimizers[0];
-  check(saved.type == optimizer.name() && saved.groups.size() == optimizer.groups() && saved.base_lr.size() == optimizer.groups(),
-        "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type, saved.groups.size(),
-        optimizer.name(), optimizer.groups());
+  check(saved.type == optimizer.name() && saved.groups.size() == optimizer.groups() &&
+            saved.base_lr.size() == optimizer.groups(),
+        "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type,
+        saved.groups.size(), optimizer.name(), optimizer.groups());
   optimizer.load_state_dict(saved.state);
   bool lr_differs = false;
   for (std::size_t g = 0; g < optimizer.groups(); ++g) {
     if (differ_but_lr(optimizer.numbers(g), saved.groups[g]))
-      s.console.warn("resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
+      s.console.warn(
+          "resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
     lr_differs |= s.base_lr[g] != saved.base_lr[g];
     optimizer.set_lr(g, saved.base_lr[g]);
   }
@@ -47,10 +50,11 @@ void restore_optimizer(TrainerState& s, const Checkpoint& checkpoint) {
 void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
   const StateDict parameters = s.module->parameters();
   for (const NamedTensor& gradient : checkpoint.accumulation) {
-    const auto it = std::find_if(parameters.begin(), parameters.end(), [&](const NamedTensor& p) { return p.name == gradient.name; });
+    const auto it = std::find_if(parameters.begin(), parameters.end(),
+                                 [&](const NamedTensor& p) { return p.name == gradient.name; });
     Leaf* leaf = it == parameters.end() ? nullptr : leaf_of(it->tensor);
-    check(leaf && it->tensor.shape() == gradient.tensor.shape(), "resume: the gradient {} {} does not fit the module", gradient.name,
-          gradient.tensor.shape());
+    check(leaf && it->tensor.shape() == gradient.tensor.shape(), "resume: the gradient {} {} does not fit the module",
+          gradient.name, gradient.tensor.shape());
     if (!leaf->slot.defined()) leaf->slot = empty(it->tensor.shape(), {.dtype = it->tensor.dtype()});
     leaf->slot.copy_(gradient.tensor);
     leaf->touched = true;
@@ -90,10 +94,12 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& re
   if (resume == "last" || resume == "best") {
     for (const Shared<Callback>& callback : s.callbacks)
       if (const auto* files = dynamic_cast<const ModelCheckpoint*>(callback.get()))
-        for (const auto& path : resume == "last" ? files->last_files(s.trainer) : files->best_files()) candidates.push_back(path);
+        for (const auto& path : resume == "last" ? files->last_files(s.trainer) : files->best_files())
+          candidates.push_back(path);
     if (resume == "best") check(!candidates.empty(), "resume: there is no best checkpoint");
     const auto written = [](const auto& path) { return std::filesystem::last_write_time(path); };
-    std::stable_sort(candidates.begin(), candidates.end(), [&](const auto& a, const auto& b) { return written(a) > written(b); });
+    std::stable_sort(candidates.begin(), candidates.end(),
+                     [&](const auto& a, const auto& b) { return written(a) > written(b); });
   } else {
     candidates.push_back(resume);
   }
@@ -117,10 +123,11 @@ void restore_model(TrainerState& s, const Checkpoint& c) {
   s.call_module(HookPoint::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c.user);
   s.module->load_state_dict(c.model);
   std::string unused;
-  for (const auto& [key, state] : c.callbacks) {
-    const auto it = std::find_if(s.callbacks.begin(), s.callbacks.end(), [&](const auto& callback) { return callback->state_key() == key; });
-    if (it != s.callbacks.end()) (*it)->load_state(state);
-    else unused += " " + key;
+  for (const auto& saved : c.callbacks) {
+    const auto it = std::find_if(s.callbacks.begin(), s.callbacks.end(),
+                                 [&](const auto& callback) { return callback->state_key() == saved.first; });
+    if (it != s.callbacks.end()) (*it)->load_state(saved.second);
+    else unused += "\n  " + saved.first;
   }
   if (!unused.empty()) s.console.warn("resume: the checkpoint has the state of callbacks that are not there:" + unused);
 }
@@ -128,7 +135,8 @@ void restore_model(TrainerState& s, const Checkpoint& c) {
 void restore_progress(TrainerState& s, const Checkpoint& c) {
   const Checkpoint::Loader now = describe(*s.train);
   if (now.size != c.loader.size || now.batch_size != c.loader.batch_size || now.seed != c.loader.seed)
-    s.console.warn("resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");
+    s.console.warn(
+        "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");
   restore_optimizer(s, c);
   s.counters = c.counters;
   // What was begun and not ended is done again.

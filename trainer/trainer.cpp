@@ -25,19 +25,22 @@ bool is(const Shared<Callback>& callback) {
 // Those given, then the standard ones, checkpoints last.
 std::vector<Shared<Callback>> complete_callbacks(const TrainerOptions& o) {
   std::vector<Shared<Callback>> callbacks = o.callbacks;
-  for (const auto& callback : callbacks) check<ConfigError>(static_cast<bool>(callback), "callbacks: one of them is null");
+  for (const auto& callback : callbacks)
+    check<ConfigError>(static_cast<bool>(callback), "callbacks: one of them is null");
   const auto bars = std::count_if(callbacks.begin(), callbacks.end(), is<ProgressBar>);
   const auto checkpoints = std::count_if(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>);
   check<ConfigError>(bars <= 1, "callbacks: expected at most one ProgressBar, got {}", bars);
   check<ConfigError>(o.enable_progress_bar || bars == 0, "enable_progress_bar: false, but callbacks has a ProgressBar");
-  check<ConfigError>(o.enable_checkpointing || checkpoints == 0, "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
+  check<ConfigError>(o.enable_checkpointing || checkpoints == 0,
+                     "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
   if (o.enable_progress_bar && bars == 0) callbacks.push_back(ProgressBar());
   if (o.enable_checkpointing && checkpoints == 0 && o.fast_dev_run == 0) callbacks.push_back(ModelCheckpoint());
-  std::stable_partition(callbacks.begin(), callbacks.end(), [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
+  std::stable_partition(callbacks.begin(), callbacks.end(),
+                        [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
   for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
     for (auto b = callbacks.begin(); b != a; ++b)
-      check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(), "callbacks: two have the state key \"{}\"",
-                         (*a)->state_key());
+      check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(),
+                         "callbacks: two have the state key \"{}\"", (*a)->state_key());
   return callbacks;
 }
 
@@ -62,29 +65,29 @@ void resolve_limits(TrainerState& s) {
   s.val_batches = s.val ? limited_batches("limit_val_batches", o.limit_val_batches, s.val->size()) : 0;
   check<ConfigError>(s.val_batches == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
                          o.val_check_interval.value() <= static_cast<double>(s.train_batches),
-                     "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches, o.val_check_interval);
+                     "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches,
+                     o.val_check_interval);
   if (s.train->size() == 0) s.console.warn("the train loader is empty");
   if (!s.loggers.empty() && o.log_every_n_steps > s.train_batches && s.train_batches > 0)
-    s.console.warn(format("log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
-                          o.log_every_n_steps, s.train_batches));
+    s.console.warn(format(
+        "log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
+        o.log_every_n_steps, s.train_batches));
 }
 
 void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
   const std::int64_t epochs = *s.options.max_epochs, steps = s.options.max_steps;
   check<ConfigError>(epochs < 0 || checkpoint.counters.epoch.processed <= epochs,
-                     "max_epochs: expected at least the {} of the checkpoint {}, got {}", checkpoint.counters.epoch.processed,
-                     s.resumed_from.string(), epochs);
+                     "max_epochs: expected at least the {} of the checkpoint {}, got {}",
+                     checkpoint.counters.epoch.processed, s.resumed_from.string(), epochs);
   check<ConfigError>(steps < 0 || checkpoint.counters.global_step <= steps,
-                     "max_steps: expected at least the {} of the checkpoint {}, got {}", checkpoint.counters.global_step,
-                     s.resumed_from.string(), steps);
+                     "max_steps: expected at least the {} of the checkpoint {}, got {}",
+                     checkpoint.counters.global_step, s.resumed_from.string(), steps);
 }
 
 void finalize_loggers(TrainerState& s, std::string_view status) {
   for (const Shared<Logger>& logger : s.loggers) try {
       logger->finalize(status);
-    } catch (const std::exception& error) {
-      s.console.warn(std::string("a logger failed: ") + error.what());
-    }
+    } catch (const std::exception& error) { s.console.warn(std::string("a logger failed: ") + error.what()); }
 }
 
 // What surrounds every run: hooks, generators and modes, and the way out by an exception.
@@ -116,7 +119,8 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
       }
     };
     const std::exception_ptr error = std::current_exception();
-    for (const Shared<Callback>& callback : s.callbacks) quietly([&] {
+    for (const Shared<Callback>& callback : s.callbacks)
+      quietly([&] {
         const TrainerState::At at(s, HookPoint::on_exception);
         callback->on_exception(s.trainer, module, error);
       });
@@ -153,13 +157,15 @@ Trainer::Trainer(TrainerOptions options) {
   s.callbacks = complete_callbacks(s.options);
   s.loggers = s.options.logger.loggers();
   if (s.options.logger.standard()) s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
-  if (epochs_unset) s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
+  if (epochs_unset)
+    s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
   if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
 }
 
 Trainer::~Trainer() = default;
 
-FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val, const FitOptions& options) {
+FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val,
+                           const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
   const auto start = std::chrono::steady_clock::now();
@@ -197,7 +203,8 @@ FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, cons
   return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
 }
 
-std::vector<MetricMap> Trainer::validate(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options) {
+std::vector<MetricMap> Trainer::validate(TrainingModule& module, const DataLoader& loader,
+                                         const EvaluateOptions& options) {
   return run_evaluation(Stage::validate, module, loader, options);
 }
 std::vector<MetricMap> Trainer::test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options) {
@@ -208,9 +215,11 @@ std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& modu
                                                const EvaluateOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "{}: this Trainer is in a run already", stage == Stage::validate ? "validate" : "test");
+  s.train = s.val = nullptr;
   const bool validates = stage == Stage::validate;
-  const std::int64_t batches = validates ? limited_batches("limit_val_batches", s.options.limit_val_batches, loader.size())
-                                         : limited_batches("limit_test_batches", s.options.limit_test_batches, loader.size());
+  const std::int64_t batches = validates
+                                   ? limited_batches("limit_val_batches", s.options.limit_val_batches, loader.size())
+                                   : limited_batches("limit_test_batches", s.options.limit_test_batches, loader.size());
   (validates ? s.val_batches : s.test_batches) = batches;
   MetricMap metrics;
   run(s, stage, module,
@@ -219,7 +228,9 @@ std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& modu
   return {std::move(metrics)};
 }
 
-void Trainer::log(std::string_view name, double value, const LogOptions& options) { state_->log.log(name, value, options); }
+void Trainer::log(std::string_view name, double value, const LogOptions& options) {
+  state_->log.log(name, value, options);
+}
 void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& options) {
   check(value.defined() && value.numel() == 1, "log: {}: expected a tensor with one element, got {}", name,
         value.defined() ? format("one of shape {}", value.shape()) : "none");
@@ -232,7 +243,8 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) {
   const HookPoint point = state_->log.point();
   check(state_->train && state_->module, "save_checkpoint: there is no fit that runs");
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
-        "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place", info(point).name);
+        "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
+        info(point).name);
   anneal::save_checkpoint(path, take_snapshot(*state_));
 }
 

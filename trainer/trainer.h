@@ -51,8 +51,8 @@ struct EvaluateOptions {
 ///   Trainer trainer({.max_epochs = 5});
 ///   trainer.fit(model, train_loader, val_loader);
 ///
-/// An exception from any hook ends the run: callbacks see on_exception, loggers and hooks are closed, and it goes on to the
-/// caller. The module, loaders and Trainer are used by the calling thread only.
+/// An exception from any hook ends the run: callbacks see on_exception, loggers and hooks are closed, and it goes on to
+/// the caller. The module, loaders and Trainer are used by the calling thread only.
 class Trainer {
  public:
   /// Throws ConfigError for an option that is not permitted.
@@ -76,20 +76,22 @@ class Trainer {
   }
 
   /// The metrics of each loader.
-  std::vector<MetricMap> validate(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options = {});
+  std::vector<MetricMap> validate(TrainingModule& module, const DataLoader& loader,
+                                  const EvaluateOptions& options = {});
   std::vector<MetricMap> test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options = {});
 
   // ---- for hooks ----
 
-  /// Records a metric, where the running hook allows it. Throws Error elsewhere, for a name that was logged there before
-  /// with other options, and for a tensor with more than one element.
+  /// Records a metric, where the running hook allows it. Throws Error elsewhere, for a name that was logged there
+  /// before with other options, and for a tensor with more than one element.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
-  /// Ends training after this batch (and its accumulation window), once min_epochs and min_steps are reached. May be called
-  /// from any thread.
+  /// Ends training after this batch (and its accumulation window), once min_epochs and min_steps are reached. May be
+  /// called from any thread.
   void stop();
   bool should_stop() const;
-  /// Writes the whole state of the run, from which `fit` can resume to the bit. Throws Error between training_step and
+  /// Writes the whole state of the run, from which `fit` can resume to the bit: behind the hook that saves. (Callbacks
+  /// after the one that saves do not get that hook in the resumed run.) Throws Error between training_step and
   /// optimizer_step, where the batch is half done, and outside of a fit.
   void save_checkpoint(const std::filesystem::path& path);
   /// A line of text, without tearing the progress bar.
@@ -137,7 +139,8 @@ class Trainer {
 
  private:
   FitResult run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val, const FitOptions& options);
-  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options);
+  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader,
+                                        const EvaluateOptions& options);
 
   std::unique_ptr<TrainerState> state_;
 };

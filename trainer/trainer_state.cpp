@@ -45,9 +45,7 @@ void TrainerState::write_row(MetricMap row, std::int64_t x, bool with_epoch) {
 void TrainerState::save_loggers() {
   for (const Shared<Logger>& logger : loggers) try {
       logger->save();
-    } catch (const std::exception& error) {
-      console.warn(std::string("a logger failed: ") + error.what());
-    }
+    } catch (const std::exception& error) { console.warn(std::string("a logger failed: ") + error.what()); }
 }
 
 }  // namespace v0

@@ -57,8 +57,8 @@ struct TrainerState {
 
   /// One hook: of the callbacks, then of the module.
   template <class... P, class... A>
-  void call(HookPoint point, void (Callback::*of_callback)(Trainer&, TrainingModule&, P...), void (TrainingModule::*of_module)(P...),
-            A&&... args) {
+  void call(HookPoint point, void (Callback::*of_callback)(Trainer&, TrainingModule&, P...),
+            void (TrainingModule::*of_module)(P...), A&&... args) {
     call_callbacks(point, of_callback, args...);
     call_module(point, of_module, args...);
   }

@@ -7,7 +7,8 @@ inline namespace v0 {
 namespace {
 
 [[noreturn]] void missing(const TrainingModule& module, const char* part) {
-  throw ConfigError(format("{}: the module ({}) does not override it, and this run needs it", part, module.type_name()));
+  throw ConfigError(
+      format("{}: the module ({}) does not override it, and this run needs it", part, module.type_name()));
 }
 
 }  // namespace

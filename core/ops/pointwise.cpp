@@ -183,7 +183,7 @@ Tensor clamp(const Tensor& x, double low, double high) {
   check(low <= high, "clamp: low {} is above high {}", low, high);
   const Tensor bottom = like(x, low);
   const Tensor top = like(x, high);
-  return where(lt(x, bottom), bottom, where(gt(x, top), top, x));
+  return where(le(x, bottom), bottom, where(ge(x, top), top, x));
 }
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {

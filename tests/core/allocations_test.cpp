@@ -1,4 +1,5 @@
-// A steady training step asks the system for nothing: no call of malloc, no growth. This program's malloc counts its calls.
+// A steady training step asks the system for nothing: no call of malloc, no growth. This program's malloc counts its
+// calls.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -131,9 +132,7 @@ TEST(Allocations, ThousandStepsDoNotGrow) {
   EXPECT_EQ(after.peak, before.peak);
   EXPECT_EQ(after.misses, before.misses);
   EXPECT_GT(after.requests, before.requests);
-  if (ANNEAL_COUNTS) {
-    EXPECT_LE(resident_kilobytes() - resident, 256);
-  }
+  if (ANNEAL_COUNTS) { EXPECT_LE(resident_kilobytes() - resident, 256); }
 }
 
 }  // namespace

@@ -6,25 +6,19 @@
 namespace anneal::testing {
 
 inline void add_linear_cases(std::vector<GradientCase>& cases) {
-  const std::pair<Shape, Shape> products[] = {{{3, 4}, {4, 2}},
-                                              {{1, 1}, {1, 1}},
-                                              {{4}, {4}},
-                                              {{3, 4}, {4}},
-                                              {{4}, {4, 2}},
-                                              {{2, 3, 4}, {4, 2}},
-                                              {{3, 4}, {2, 4, 2}},
-                                              {{2, 1, 3, 4}, {5, 4, 2}},
-                                              {{2, 3, 4}, {2, 4, 5}},
-                                              {{2, 3, 4}, {4}},
-                                              {{0, 3}, {3, 2}},
-                                              {{2, 0}, {0, 3}},
-                                              {{0, 2, 3}, {3, 2}}};
+  const std::pair<Shape, Shape> products[] = {
+      {{3, 4}, {4, 2}},       {{1, 1}, {1, 1}},    {{4}, {4}},          {{3, 4}, {4}},
+      {{4}, {4, 2}},          {{2, 3, 4}, {4, 2}}, {{3, 4}, {2, 4, 2}}, {{2, 1, 3, 4}, {5, 4, 2}},
+      {{2, 3, 4}, {2, 4, 5}}, {{2, 3, 4}, {4}},    {{0, 3}, {3, 2}},    {{2, 0}, {0, 3}},
+      {{0, 2, 3}, {3, 2}}};
   for (const auto& [a, b] : products)
     cases.push_back({format("matmul {} {}", a, b), {{a}, {b}}, [](Inputs x) { return matmul(x[0], x[1]); }});
   cases.push_back({"matmul with itself", {{{3, 3}}}, [](Inputs x) { return matmul(x[0], x[0].transpose(0, 1)); }});
   for (const Shape& x : {Shape{3, 4}, Shape{4}, Shape{2, 3, 4}, Shape{1, 4}, Shape{0, 4}}) {
-    cases.push_back({format("linear {}", x), {{x}, {{5, 4}}, {{5}}}, [](Inputs x) { return linear(x[0], x[1], x[2]); }});
-    cases.push_back({format("linear {} without bias", x), {{x}, {{5, 4}}}, [](Inputs x) { return linear(x[0], x[1]); }});
+    cases.push_back(
+        {format("linear {}", x), {{x}, {{5, 4}}, {{5}}}, [](Inputs x) { return linear(x[0], x[1], x[2]); }});
+    cases.push_back(
+        {format("linear {} without bias", x), {{x}, {{5, 4}}}, [](Inputs x) { return linear(x[0], x[1]); }});
   }
 }
 
@@ -45,11 +39,12 @@ inline void add_image_cases(std::vector<GradientCase>& cases) {
       {"no images", {0, 2, 3, 3}, {2, 2, 2, 2}, {}},
   };
   for (const Conv& c : convs) {
-    cases.push_back({format("conv2d {}", c.name),
-                     {{c.x}, {c.weight}, {{c.weight[0]}}},
-                     [o = c.options](Inputs x) { return conv2d(x[0], x[1], x[2], o); }});
+    cases.push_back({format("conv2d {}", c.name), {{c.x}, {c.weight}, {{c.weight[0]}}}, [o = c.options](Inputs x) {
+                       return conv2d(x[0], x[1], x[2], o);
+                     }});
   }
-  cases.push_back({"conv2d without bias", {{{1, 2, 3, 3}}, {{2, 2, 2, 2}}}, [](Inputs x) { return conv2d(x[0], x[1]); }});
+  cases.push_back(
+      {"conv2d without bias", {{{1, 2, 3, 3}}, {{2, 2, 2, 2}}}, [](Inputs x) { return conv2d(x[0], x[1]); }});
 
   struct Pool {
     const char* name;
@@ -79,7 +74,8 @@ inline void add_image_cases(std::vector<GradientCase>& cases) {
 }
 
 inline void add_loss_cases(std::vector<GradientCase>& cases) {
-  const auto add = [&](std::string name, std::vector<GradientInput> inputs, Function f, Second second = Second::checked) {
+  const auto add = [&](std::string name, std::vector<GradientInput> inputs, Function f,
+                       Second second = Second::checked) {
     cases.push_back({std::move(name), std::move(inputs), std::move(f), second});
   };
   for (const int dim : {0, 1, -1}) {
@@ -99,20 +95,30 @@ inline void add_loss_cases(std::vector<GradientCase>& cases) {
     for (const double smoothing : {0.0, 0.3}) {
       const CrossEntropyOptions options{.label_smoothing = smoothing, .reduction = reduction};
       const std::string what = format("{} smoothing {}", name, smoothing);
-      add("cross_entropy classes " + what, {{{5, 4}}}, [=](Inputs x) { return cross_entropy(x[0], classes, options); }, Second::throws);
-      add("cross_entropy ignoring " + what, {{{5, 4}}},
+      add(
+          "cross_entropy classes " + what, {{{5, 4}}}, [=](Inputs x) { return cross_entropy(x[0], classes, options); },
+          Second::throws);
+      add(
+          "cross_entropy ignoring " + what, {{{5, 4}}},
           [=, o = options](Inputs x) mutable {
             o.ignore_index = 2;
             return cross_entropy(x[0], classes, o);
           },
           Second::throws);
-      add("cross_entropy probabilities " + what, {{{5, 4}}}, [=](Inputs x) { return cross_entropy(x[0], shares, options); },
-          Second::throws);
-      add("cross_entropy [n, c, h] " + what, {{{2, 4, 3}}}, [=](Inputs x) { return cross_entropy(x[0], rows, options); },
-          Second::throws);
+      add(
+          "cross_entropy probabilities " + what, {{{5, 4}}},
+          [=](Inputs x) { return cross_entropy(x[0], shares, options); }, Second::throws);
+      add(
+          "cross_entropy [n, c, h] " + what, {{{2, 4, 3}}},
+          [=](Inputs x) { return cross_entropy(x[0], rows, options); }, Second::throws);
     }
     const LossReduction r = reduction;
-    add(format("cross_entropy one class {}", name), {{{3, 1}}}, [=](Inputs x) { return cross_entropy(x[0], indices({0, 0, 0}, {3}), {.reduction = r}); }, Second::throws);
+    add(
+        format("cross_entropy one class {}", name), {{{3, 1}}},
+        [=](Inputs x) {
+          return cross_entropy(x[0], indices({0, 0, 0}, {3}), {.reduction = r});
+        },
+        Second::throws);
     add(format("nll_loss {}", name), {{{5, 4}}}, [=](Inputs x) { return nll_loss(x[0], classes, r); });
     for (const Shape& shape : {Shape{3, 4}, Shape{1}, Shape{}}) {
       const std::vector<GradientInput> pair{{shape}, {shape}};
@@ -122,8 +128,10 @@ inline void add_loss_cases(std::vector<GradientCase>& cases) {
           [=](Inputs x) { return binary_cross_entropy_with_logits(x[0], x[1], r); });
     }
   }
-  add("cross_entropy no rows", {{{0, 4}}},
-      [](Inputs x) { return cross_entropy(x[0], indices({}, {0}), {.reduction = LossReduction::sum}); }, Second::throws);
+  add(
+      "cross_entropy no rows", {{{0, 4}}},
+      [](Inputs x) { return cross_entropy(x[0], indices({}, {0}), {.reduction = LossReduction::sum}); },
+      Second::throws);
   add("mse_loss broadcast", {{{3, 4}}, {{4}}}, [](Inputs x) { return mse_loss(x[0], x[1]); });
 }
 
@@ -134,7 +142,8 @@ inline void add_norm_cases(std::vector<GradientCase>& cases) {
   add("layer_norm", {{{3, 5}}, {{5}}, {{5}}}, [](Inputs x) { return layer_norm(x[0], x[1], x[2]); });
   add("layer_norm plain", {{{2, 3, 5}}}, [](Inputs x) { return layer_norm(x[0]); });
   add("layer_norm weight only", {{{3, 5}}, {{5}}}, [](Inputs x) { return layer_norm(x[0], x[1]); });
-  add("layer_norm two dimensions", {{{2, 3, 4}}, {{3, 4}}, {{3, 4}}}, [](Inputs x) { return layer_norm(x[0], x[1], x[2], 1e-3); });
+  add("layer_norm two dimensions", {{{2, 3, 4}}, {{3, 4}}, {{3, 4}}},
+      [](Inputs x) { return layer_norm(x[0], x[1], x[2], 1e-3); });
   add("layer_norm one row", {{{5}}, {{5}}, {{5}}}, [](Inputs x) { return layer_norm(x[0], x[1], x[2]); });
   add("layer_norm no rows", {{{0, 5}}, {{5}}, {{5}}}, [](Inputs x) { return layer_norm(x[0], x[1], x[2]); });
   add("rms_norm", {{{3, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
@@ -142,8 +151,10 @@ inline void add_norm_cases(std::vector<GradientCase>& cases) {
   add("rms_norm no rows", {{{0, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
   const Tensor mean = uniform({3});
   const Tensor variance = uniform({3}, 0.5, 2);
-  add("batch_norm training", {{{4, 3, 2, 2}}, {{3}}, {{3}}}, [](Inputs x) { return batch_norm(x[0], {}, {}, x[1], x[2]); });
-  add("batch_norm [n, c]", {{{5, 3}}, {{3}}, {{3}}}, [](Inputs x) { return batch_norm(x[0], {}, {}, x[1], x[2], {.eps = 1e-3}); });
+  add("batch_norm training", {{{4, 3, 2, 2}}, {{3}}, {{3}}},
+      [](Inputs x) { return batch_norm(x[0], {}, {}, x[1], x[2]); });
+  add("batch_norm [n, c]", {{{5, 3}}, {{3}}, {{3}}},
+      [](Inputs x) { return batch_norm(x[0], {}, {}, x[1], x[2], {.eps = 1e-3}); });
   add("batch_norm plain", {{{4, 3, 2}}}, [](Inputs x) { return batch_norm(x[0], {}, {}); });
   add("batch_norm evaluation", {{{2, 3, 2}}, {{3}}, {{3}}},
       [=](Inputs x) { return batch_norm(x[0], mean, variance, x[1], x[2], {.training = false}); });

@@ -8,9 +8,9 @@ namespace anneal::testing {
 inline void add_unary_cases(std::vector<GradientCase>& cases) {
   for_each_type(kernels::UnaryOps{}, [&]<class Op>() {
     for (const Shape& shape : {Shape{}, Shape{0}, Shape{1}, Shape{2, 0, 3}, Shape{3, 5}, Shape{2, 3, 2, 1}}) {
-      cases.push_back({format("{} {}", Op::name, shape),
-                       {{shape, Op::domain_low, Op::domain_high}},
-                       [](Inputs x) { return unary<Op>(x[0]); }});
+      cases.push_back({format("{} {}", Op::name, shape), {{shape, Op::domain_low, Op::domain_high}}, [](Inputs x) {
+                         return unary<Op>(x[0]);
+                       }});
     }
   });
 }
@@ -24,18 +24,21 @@ inline void add_binary_cases(std::vector<GradientCase>& cases) {
   };
   // The sign of `a` decides whether a power is defined; a quotient needs distance from 0.
   const Binary ops[] = {
-      {"add", add, -2, 2, Second::constant},    {"sub", sub, -2, 2, Second::constant},
-      {"mul", mul, -2, 2, Second::checked},     {"div", div, 0.5, 2, Second::checked},
-      {"pow", pow, 0.5, 2, Second::checked},    {"maximum", maximum, -2, 2, Second::constant},
+      {"add", add, -2, 2, Second::constant},
+      {"sub", sub, -2, 2, Second::constant},
+      {"mul", mul, -2, 2, Second::checked},
+      {"div", div, 0.5, 2, Second::checked},
+      {"pow", pow, 0.5, 2, Second::checked},
+      {"maximum", maximum, -2, 2, Second::constant},
       {"minimum", minimum, -2, 2, Second::constant},
       {"operator+", operator+, -2, 2, Second::constant},
       {"operator-", operator-, -2, 2, Second::constant},
       {"operator*", operator*, -2, 2, Second::checked},
       {"operator/", operator/, 0.5, 2, Second::checked},
   };
-  const std::pair<Shape, Shape> shapes[] = {{{}, {}},         {{0}, {0}},           {{1}, {1}},       {{3, 5}, {3, 5}},
-                                            {{3, 5}, {5}},    {{3, 1}, {1, 5}},     {{}, {2, 3}},     {{2, 1, 3}, {4, 1}},
-                                            {{2, 0}, {1, 1}}, {{1, 2, 1}, {3, 1, 1}}};
+  const std::pair<Shape, Shape> shapes[] = {
+      {{}, {}},         {{0}, {0}},   {{1}, {1}},          {{3, 5}, {3, 5}}, {{3, 5}, {5}},
+      {{3, 1}, {1, 5}}, {{}, {2, 3}}, {{2, 1, 3}, {4, 1}}, {{2, 0}, {1, 1}}, {{1, 2, 1}, {3, 1, 1}}};
   for (const Binary& op : ops) {
     for (const auto& [a, b] : shapes) {
       cases.push_back({format("{} {} {}", op.name, a, b),
@@ -55,20 +58,28 @@ inline void add_scalar_cases(std::vector<GradientCase>& cases) {
   const auto add = [&](const char* name, Function f, Second second = Second::checked) {
     cases.push_back({name, {x}, std::move(f), second});
   };
-  add("operator+ scalar", [](Inputs x) { return x[0] + 2; }, Second::constant);
-  add("operator+ scalar first", [](Inputs x) { return 2 + x[0]; }, Second::constant);
-  add("operator- scalar", [](Inputs x) { return x[0] - 2; }, Second::constant);
-  add("operator- scalar first", [](Inputs x) { return 2 - x[0]; }, Second::constant);
+  add(
+      "operator+ scalar", [](Inputs x) { return x[0] + 2; }, Second::constant);
+  add(
+      "operator+ scalar first", [](Inputs x) { return 2 + x[0]; }, Second::constant);
+  add(
+      "operator- scalar", [](Inputs x) { return x[0] - 2; }, Second::constant);
+  add(
+      "operator- scalar first", [](Inputs x) { return 2 - x[0]; }, Second::constant);
   add("operator- negation", [](Inputs x) { return -x[0]; });
-  add("operator* scalar", [](Inputs x) { return x[0] * 3; }, Second::constant);
-  add("operator* scalar first", [](Inputs x) { return 3 * x[0]; }, Second::constant);
-  add("operator/ scalar", [](Inputs x) { return x[0] / 3; }, Second::constant);
+  add(
+      "operator* scalar", [](Inputs x) { return x[0] * 3; }, Second::constant);
+  add(
+      "operator* scalar first", [](Inputs x) { return 3 * x[0]; }, Second::constant);
+  add(
+      "operator/ scalar", [](Inputs x) { return x[0] / 3; }, Second::constant);
   add("operator/ scalar first", [](Inputs x) { return 3 / x[0]; });
   for (const double exponent : {-1.5, 0.0, 1.0, 2.0, 2.5})
     cases.push_back({format("pow scalar {}", exponent), {x}, [exponent](Inputs x) { return pow(x[0], exponent); }});
   // Negative numbers have whole powers.
   cases.push_back({"pow scalar of negatives", {{{2, 3}, -2, -0.3}}, [](Inputs x) { return pow(x[0], 3); }});
-  cases.push_back({"clamp inside and outside", {{{4, 5}}}, [](Inputs x) { return clamp(x[0], -0.7, 1.1); }, Second::constant});
+  cases.push_back(
+      {"clamp inside and outside", {{{4, 5}}}, [](Inputs x) { return clamp(x[0], -0.7, 1.1); }, Second::constant});
   cases.push_back({"clamp empty", {{{0, 5}}}, [](Inputs x) { return clamp(x[0], -0.7, 1.1); }, Second::constant});
 }
 
@@ -111,7 +122,8 @@ inline void add_reduction_cases(std::vector<GradientCase>& cases) {
       {"logsumexp", logsumexp, false, Second::checked},
       {"var", [](const Tensor& x, std::span<const int> dims, bool keepdim) { return var(x, dims, 1, keepdim); }, false,
        Second::checked},
-      {"var uncorrected", [](const Tensor& x, std::span<const int> dims, bool keepdim) { return var(x, dims, 0, keepdim); }, false,
+      {"var uncorrected",
+       [](const Tensor& x, std::span<const int> dims, bool keepdim) { return var(x, dims, 0, keepdim); }, false,
        Second::checked},
   };
   const std::vector<int> choices[] = {{}, {0}, {1}, {-1}, {0, 2}, {1, 2}, {2, 0, 1}};
@@ -126,11 +138,14 @@ inline void add_reduction_cases(std::vector<GradientCase>& cases) {
                          op.second});
       }
     }
-    cases.push_back({format("{} scalar", op.name), {{{}}}, [f = op.f](Inputs x) { return f(x[0], {}, false) * 1; }, op.second});
+    cases.push_back(
+        {format("{} scalar", op.name), {{{}}}, [f = op.f](Inputs x) { return f(x[0], {}, false) * 1; }, op.second});
     const std::vector<int> last{-1};
-    cases.push_back({format("{} no rows", op.name), {{{0, 3}}}, [=](Inputs x) { return op.f(x[0], last, false); }, op.second});
+    cases.push_back(
+        {format("{} no rows", op.name), {{{0, 3}}}, [=](Inputs x) { return op.f(x[0], last, false); }, op.second});
     if (op.of_empty)
-      cases.push_back({format("{} empty rows", op.name), {{{3, 0}}}, [=](Inputs x) { return op.f(x[0], last, false); }, op.second});
+      cases.push_back(
+          {format("{} empty rows", op.name), {{{3, 0}}}, [=](Inputs x) { return op.f(x[0], last, false); }, op.second});
   }
   std::erase_if(cases, [](const GradientCase& c) { return c.name == "var scalar"; });  // 0 / 0
   for (const int dim : {0, 1, -1}) {
@@ -142,7 +157,8 @@ inline void add_reduction_cases(std::vector<GradientCase>& cases) {
                    }});
   cases.push_back({"prod empty", {{{3, 0}}}, [](Inputs x) { return prod(x[0], 1); }, Second::constant});
   for (const Shape& to : {Shape{}, Shape{4}, Shape{1, 4}, Shape{3, 1}, Shape{2, 1, 4}, Shape{2, 3, 4}, Shape{1, 1, 1}})
-    cases.push_back({format("sum_to {}", to), {{{2, 3, 4}}}, [to](Inputs x) { return sum_to(x[0], to) * 1; }, Second::constant});
+    cases.push_back(
+        {format("sum_to {}", to), {{{2, 3, 4}}}, [to](Inputs x) { return sum_to(x[0], to) * 1; }, Second::constant});
 }
 
 inline void add_view_cases(std::vector<GradientCase>& cases) {
@@ -201,7 +217,9 @@ inline void add_index_cases(std::vector<GradientCase>& cases) {
   add("gather nothing", {{{3, 4}}}, [](Inputs x) { return gather(x[0], 0, indices({}, {0, 4})); });
   add("scatter_add 0", {{{3, 4}}, {{2, 3}}}, [=](Inputs x) { return scatter_add(x[0], 0, rows, x[1]); });
   add("scatter_add 1", {{{2, 4}}, {{2, 3}}}, [=](Inputs x) { return scatter_add(x[0], 1, rows, x[1]); });
-  add("scatter_add nothing", {{{3, 4}}, {{0, 4}}}, [](Inputs x) { return scatter_add(x[0], 0, indices({}, {0, 4}), x[1]); });
+  add("scatter_add nothing", {{{3, 4}}, {{0, 4}}}, [](Inputs x) {
+    return scatter_add(x[0], 0, indices({}, {0, 4}), x[1]);
+  });
   const Tensor some = indices({3, 1, 1}, {3});
   add("index_select 0", {{{4, 2}}}, [=](Inputs x) { return index_select(x[0], 0, some); });
   add("index_select middle", {{{2, 4, 3}}}, [=](Inputs x) { return index_select(x[0], 1, some); });

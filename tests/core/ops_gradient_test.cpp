@@ -57,22 +57,22 @@ TEST_P(OpsGradient, MatchesFiniteDifferences) {
   EXPECT_TRUE(report.ok) << report.where;
 
   const Tensor y = c.f(leaves);
-  const auto differentiate = [&] {
-    return grad(y, leaves, {.create_graph = true}, uniform(y.shape()));
-  };
+  const auto differentiate = [&] { return grad(y, leaves, {.create_graph = true}, uniform(y.shape())); };
   if (c.second == Second::throws) {
     const std::string op = c.name.substr(0, c.name.find(' '));
     try {
       differentiate();
       FAIL() << "can be differentiated again";
     } catch (const Error& error) {
-      EXPECT_EQ(error.what(), op + ": its gradient is a fused kernel and cannot be differentiated again (create_graph)");
+      EXPECT_EQ(error.what(),
+                op + ": its gradient is a fused kernel and cannot be differentiated again (create_graph)");
     }
     return;
   }
   // A second derivative that is left out would pass for one that is zero.
   const std::vector<Tensor> gradients = differentiate();
-  const bool depends = std::any_of(gradients.begin(), gradients.end(), [](const Tensor& g) { return g.requires_grad(); });
+  const bool depends =
+      std::any_of(gradients.begin(), gradients.end(), [](const Tensor& g) { return g.requires_grad(); });
   EXPECT_EQ(depends, c.second == Second::checked);
 }
 

@@ -93,14 +93,16 @@ const std::map<std::string, Op>& ops() {
                         .dilation = pair_of(o, "dilation", 1),
                         .groups = o.value("groups", std::int64_t{1})});
        }},
-      {"max_pool2d", [](const Tensors& x, const Json& o) { return max_pool2d(x[0], pair_of(o, "kernel_size", 1), pool_options(o)); }},
+      {"max_pool2d",
+       [](const Tensors& x, const Json& o) { return max_pool2d(x[0], pair_of(o, "kernel_size", 1), pool_options(o)); }},
       {"avg_pool2d",
        [](const Tensors& x, const Json& o) {
          return avg_pool2d(x[0], pair_of(o, "kernel_size", 1), pool_options(o), o.value("count_include_pad", true));
        }},
       {"batch_norm",
        [](const Tensors& x, const Json& o) {
-         return batch_norm(x[0], x[1], x[2], x[3], x[4], {.training = o["training"], .momentum = o["momentum"], .eps = o["eps"]});
+         return batch_norm(x[0], x[1], x[2], x[3], x[4],
+                           {.training = o["training"], .momentum = o["momentum"], .eps = o["eps"]});
        }},
       {"layer_norm", [](const Tensors& x, const Json& o) { return layer_norm(x[0], x[1], x[2], o["eps"]); }},
       {"rms_norm", [](const Tensors& x, const Json& o) { return rms_norm(x[0], x[1], o["eps"]); }},
@@ -124,13 +126,15 @@ const std::map<std::string, Op>& ops() {
       {"amax", over_dims(amax)},
       {"amin", over_dims(amin)},
       {"logsumexp", over_dims(logsumexp)},
-      {"var", [](const Tensors& x, const Json& o) { return var(x[0], o["dims"].get<std::vector<int>>(), o["correction"].get<int>()); }},
+      {"var", [](const Tensors& x,
+                 const Json& o) { return var(x[0], o["dims"].get<std::vector<int>>(), o["correction"].get<int>()); }},
       {"softmax", [](const Tensors& x, const Json& o) { return softmax(x[0], o["dim"]); }},
       {"log_softmax", [](const Tensors& x, const Json& o) { return log_softmax(x[0], o["dim"]); }},
       {"prod", [](const Tensors& x, const Json& o) { return prod(x[0], o["dim"]); }},
       {"gather", [](const Tensors& x, const Json& o) { return gather(x[0], o["dim"], x[1]); }},
       {"scatter_add", [](const Tensors& x, const Json& o) { return scatter_add(x[0], o["dim"], x[1], x[2]); }},
-      {"embedding", [](const Tensors& x, const Json& o) { return embedding(x[0], x[1], o.value("padding_idx", std::int64_t{-1})); }},
+      {"embedding",
+       [](const Tensors& x, const Json& o) { return embedding(x[0], x[1], o.value("padding_idx", std::int64_t{-1})); }},
       {"mse_loss", loss(mse_loss)},
       {"l1_loss", loss(l1_loss)},
       {"bce", loss(binary_cross_entropy_with_logits)},

@@ -17,39 +17,77 @@ constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 
 // ---- the functors' calculus, in double ----
 
-template <class Op>
-double saved_of(double x) {
-  return Op::saves == kernels::Saves::input ? x : Op::fwd(x);
+/// A functor of the list as values, so that what follows is compiled once and not for each.
+struct UnaryOp {
+  const char* name;
+  int id;
+  bool saves_input;
+  double low, high;
+  double (*fwd)(double);
+  double (*grad)(double);
+  double (*grad2)(double);
+
+  double saved(double x) const { return saves_input ? x : fwd(x); }
+  /// Points of the domain.
+  Doubles samples() const {
+    Doubles x;
+    for (int i = 0; i < 50; ++i) x.push_back(low + (high - low) * (i + 0.5) / 50);
+    return x;
+  }
+};
+std::vector<UnaryOp> unary_ops() {
+  std::vector<UnaryOp> ops;
+  for_each_type(kernels::UnaryOps{}, [&]<class Op> {
+    ops.push_back({Op::name, kernels::unary_id<Op>, Op::saves == kernels::Saves::input, Op::domain_low, Op::domain_high,
+                   [](double x) { return Op::fwd(x); }, [](double s) { return Op::grad(s); },
+                   [](double s) { return Op::grad2(s); }});
+  });
+  return ops;
 }
-/// Points of an op's domain.
-template <class Op>
-Doubles samples() {
-  Doubles x;
-  for (int i = 0; i < 50; ++i) x.push_back(Op::domain_low + (Op::domain_high - Op::domain_low) * (i + 0.5) / 50);
-  return x;
+/// Functors of two values, as functions of C.
+template <class C, class R>
+struct BinaryOp {
+  const char* name;
+  int id;
+  R (*fwd)(C, C);
+};
+template <class C>
+std::vector<BinaryOp<C, C>> binary_ops() {
+  std::vector<BinaryOp<C, C>> ops;
+  for_each_type(kernels::BinaryOps{}, [&]<class Op> {
+    ops.push_back({Op::name, kernels::binary_id<Op>, [](C a, C b) { return static_cast<C>(Op::fwd(a, b)); }});
+  });
+  return ops;
 }
-template <class F>
-double slope(const F& f, double x) {
+template <class C>
+std::vector<BinaryOp<C, bool>> compare_ops() {
+  std::vector<BinaryOp<C, bool>> ops;
+  for_each_type(kernels::CompareOps{}, [&]<class Op> {
+    ops.push_back({Op::name, kernels::compare_id<Op>, [](C a, C b) { return Op::fwd(a, b); }});
+  });
+  return ops;
+}
+double slope(double (*f)(double), double x) {
   const double step = 1e-5;
   return (f(x + step) - f(x - step)) / (2 * step);
 }
 
 TEST(Pointwise, GradIsTheDerivativeOfFwd) {
-  for_each_type(kernels::UnaryOps{}, []<class Op> {
-    for (const double x : samples<Op>()) {
-      const double want = slope([](double v) { return Op::fwd(v); }, x);
-      EXPECT_NEAR(Op::grad(saved_of<Op>(x)), want, 1e-7 * (1 + std::abs(want))) << Op::name << " at " << x;
+  for (const UnaryOp& op : unary_ops()) {
+    for (const double x : op.samples()) {
+      const double want = slope(op.fwd, x);
+      EXPECT_NEAR(op.grad(op.saved(x)), want, 1e-7 * (1 + std::abs(want))) << op.name << " at " << x;
     }
-  });
+  }
 }
 
 TEST(Pointwise, Grad2IsTheDerivativeOfGrad) {
-  for_each_type(kernels::UnaryOps{}, []<class Op> {
-    for (const double x : samples<Op>()) {
-      const double want = slope([](double s) { return Op::grad(s); }, saved_of<Op>(x));
-      EXPECT_NEAR(Op::grad2(saved_of<Op>(x)), want, 1e-7 * (1 + std::abs(want))) << Op::name << " at " << x;
+  for (const UnaryOp& op : unary_ops()) {
+    for (const double x : op.samples()) {
+      const double want = slope(op.grad, op.saved(x));
+      EXPECT_NEAR(op.grad2(op.saved(x)), want, 1e-7 * (1 + std::abs(want))) << op.name << " at " << x;
     }
-  });
+  }
 }
 
 // Functions that are not the C library's, written out in another way.
@@ -70,13 +108,13 @@ TEST(Pointwise, FunctionsAreWhatTheirNamesSay) {
       {"log_sigmoid", [](double x) { return std::log((1 + std::tanh(x / 2)) / 2); }},
   };
   std::size_t checked = 0;
-  for_each_type(kernels::UnaryOps{}, [&]<class Op> {
-    const auto f = functions.find(Op::name);
-    if (f == functions.end()) return;
+  for (const UnaryOp& op : unary_ops()) {
+    const auto f = functions.find(op.name);
+    if (f == functions.end()) continue;
     ++checked;
-    for (const double x : samples<Op>())
-      EXPECT_NEAR(Op::fwd(x), f->second(x), 1e-12 * (1 + std::abs(Op::fwd(x)))) << Op::name;
-  });
+    for (const double x : op.samples())
+      EXPECT_NEAR(op.fwd(x), f->second(x), 1e-12 * (1 + std::abs(op.fwd(x)))) << op.name;
+  }
   EXPECT_EQ(checked, functions.size());
 }
 
@@ -233,11 +271,11 @@ TYPED_TEST_SUITE(PointwiseOf, FloatingTypes);
 
 TYPED_TEST(PointwiseOf, UnaryKernelsApplyTheFunctors) {
   using T = TypeParam;
-  for_each_type(kernels::UnaryOps{}, []<class Op> {
-    SCOPED_TRACE(Op::name);
-    const auto x = random_values<T>(memory, 1, Op::domain_low, Op::domain_high);
+  for (const UnaryOp& op : unary_ops()) {
+    SCOPED_TRACE(op.name);
+    const auto x = random_values<T>(memory, 1, op.low, op.high);
     std::vector<T> saved;
-    for (const T& v : x) saved.push_back(store<T>(static_cast<Compute<T>>(saved_of<Op>(static_cast<double>(load(v))))));
+    for (const T& v : x) saved.push_back(store<T>(static_cast<Compute<T>>(op.saved(static_cast<double>(load(v))))));
     const auto dy = random_values<T>(memory, 2), g = random_values<T>(memory, 3);
     const auto at = [](const std::vector<T>& values, std::int64_t i) {
       return static_cast<double>(load(values[static_cast<std::size_t>(i)]));
@@ -248,29 +286,28 @@ TYPED_TEST(PointwiseOf, UnaryKernelsApplyTheFunctors) {
 
     for_spaces<2>([&](const Space<2>& space) {
       std::vector<T> y(memory, poison);
-      kernels::cpu::run(kernels::Unary{kernels::unary_id<Op>, dtype_of<T>, space, x.data(), y.data()});
+      kernels::cpu::run(kernels::Unary{op.id, dtype_of<T>, space, x.data(), y.data()});
       const auto xs = offsets(space, 0);
       expect_written(
-          space, y, poison, [&](std::size_t i) { return Op::fwd(at(x, xs[i])); }, relative);
+          space, y, poison, [&](std::size_t i) { return op.fwd(at(x, xs[i])); }, relative);
     });
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<T> dx(memory, poison);
-      kernels::cpu::run(
-          kernels::UnaryGrad{kernels::unary_id<Op>, dtype_of<T>, space, dy.data(), saved.data(), dx.data()});
+      kernels::cpu::run(kernels::UnaryGrad{op.id, dtype_of<T>, space, dy.data(), saved.data(), dx.data()});
       const auto dys = offsets(space, 0), ss = offsets(space, 1);
       expect_written(
-          space, dx, poison, [&](std::size_t i) { return at(dy, dys[i]) * Op::grad(at(saved, ss[i])); }, relative);
+          space, dx, poison, [&](std::size_t i) { return at(dy, dys[i]) * op.grad(at(saved, ss[i])); }, relative);
     });
     for_spaces<4>([&](const Space<4>& space) {
       std::vector<T> out(memory, poison);
-      kernels::cpu::run(kernels::UnaryGradGrad{kernels::unary_id<Op>, dtype_of<T>, space, g.data(), dy.data(),
-                                               saved.data(), out.data()});
+      kernels::cpu::run(
+          kernels::UnaryGradGrad{op.id, dtype_of<T>, space, g.data(), dy.data(), saved.data(), out.data()});
       const auto gs = offsets(space, 0), dys = offsets(space, 1), ss = offsets(space, 2);
       expect_written(
-          space, out, poison,
-          [&](std::size_t i) { return at(g, gs[i]) * at(dy, dys[i]) * Op::grad2(at(saved, ss[i])); }, relative);
+          space, out, poison, [&](std::size_t i) { return at(g, gs[i]) * at(dy, dys[i]) * op.grad2(at(saved, ss[i])); },
+          relative);
     });
-  });
+  }
 }
 
 template <class T>
@@ -285,29 +322,29 @@ TYPED_TEST(PointwiseOfAny, BinaryAndCompareKernelsApplyTheFunctors) {
     return load(values[static_cast<std::size_t>(i)]);
   };
   const T poison = store<T>(Compute<T>(77));
-  for_each_type(kernels::BinaryOps{}, [&]<class Op> {
-    SCOPED_TRACE(Op::name);
+  for (const auto& op : binary_ops<Compute<T>>()) {
+    SCOPED_TRACE(op.name);
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<T> y(memory, poison);
-      kernels::cpu::run(kernels::Binary{kernels::binary_id<Op>, dtype_of<T>, space, a.data(), b.data(), y.data()});
+      kernels::cpu::run(kernels::Binary{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
       const auto as = offsets(space, 0), bs = offsets(space, 1);
       // Through T, as 16-bit results may overflow.
       expect_written(
           space, y, poison,
-          [&](std::size_t i) { return static_cast<double>(load(store<T>(Op::fwd(at(a, as[i]), at(b, bs[i]))))); },
+          [&](std::size_t i) { return static_cast<double>(load(store<T>(op.fwd(at(a, as[i]), at(b, bs[i]))))); },
           tolerance<T>);
     });
-  });
-  for_each_type(kernels::CompareOps{}, [&]<class Op> {
-    SCOPED_TRACE(Op::name);
+  }
+  for (const auto& op : compare_ops<Compute<T>>()) {
+    SCOPED_TRACE(op.name);
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<std::uint8_t> y(memory, 77);
-      kernels::cpu::run(kernels::Compare{kernels::compare_id<Op>, dtype_of<T>, space, a.data(), b.data(), y.data()});
+      kernels::cpu::run(kernels::Compare{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
       const auto as = offsets(space, 0), bs = offsets(space, 1);
       expect_written(
-          space, y, std::uint8_t{77}, [&](std::size_t i) { return Op::fwd(at(a, as[i]), at(b, bs[i])); }, 0);
+          space, y, std::uint8_t{77}, [&](std::size_t i) { return op.fwd(at(a, as[i]), at(b, bs[i])); }, 0);
     });
-  });
+  }
 }
 
 TYPED_TEST(PointwiseOfAny, WhereAndFill) {
@@ -392,18 +429,18 @@ TEST(Pointwise, InPlace) {
 TEST(Pointwise, SameBitsForAnyNumberOfThreads) {
   constexpr std::int64_t n = 100003;
   const auto x = random_values<float>(n, 1), dy = random_values<float>(n, 2);
-  for_each_type(kernels::UnaryOps{}, [&]<class Op> {
-    SCOPED_TRACE(Op::name);
+  for (const UnaryOp& op : unary_ops()) {
+    SCOPED_TRACE(op.name);
     expect_thread_independent([&] {
       std::vector<float> y(n), dx(n);
-      kernels::cpu::run(kernels::Unary{kernels::unary_id<Op>, DType::f32,
-                                       make_space<2>({n}, {Layout::dense, Layout::dense}), x.data(), y.data()});
-      kernels::cpu::run(kernels::UnaryGrad{kernels::unary_id<Op>, DType::f32,
+      kernels::cpu::run(
+          kernels::Unary{op.id, DType::f32, make_space<2>({n}, {Layout::dense, Layout::dense}), x.data(), y.data()});
+      kernels::cpu::run(kernels::UnaryGrad{op.id, DType::f32,
                                            make_space<3>({n}, {Layout::dense, Layout::dense, Layout::dense}), dy.data(),
                                            x.data(), dx.data()});
       return std::vector{y, dx};
     });
-  });
+  }
 }
 
 }  // namespace

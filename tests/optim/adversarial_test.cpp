@@ -130,7 +130,8 @@ TEST(Adversarial, EqualsTheSameMathsByHand) {
   model.to(DType::f64);
   optim::AdamW adam({{{{"w", model.encode.weight}, {"b", model.encode.bias}}, decayed},
                      {{{"shift", model.shift}, {"scale", model.scale}, {"critic", model.critic}}, others}});
-  PlainModel plain{Plain(model.encode.weight), Plain(model.encode.bias), Plain(model.shift), Plain(model.scale), Plain(model.critic)};
+  PlainModel plain{Plain(model.encode.weight), Plain(model.encode.bias), Plain(model.shift), Plain(model.scale),
+                   Plain(model.critic)};
   const std::vector<double> first_weight = plain.w.value;
 
   const auto expect_equal = [](const Tensor& got, const Plain& want, const char* name) {

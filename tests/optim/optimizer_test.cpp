@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "anneal/core/autograd.h"
@@ -13,13 +14,15 @@
 #include "anneal/nn/nn.h"
 #include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
-#include "anneal/tests/temp_folder.h"
+#include "anneal/tests/expect.h"
 
 #if !defined(ANNEAL_FIXTURES)
 #define ANNEAL_FIXTURES "tests/fixtures"
 #endif
 
 using namespace anneal;
+using anneal::testing::error_of;
+using anneal::testing::expect_contains;
 using anneal::testing::message_of;
 
 namespace {
@@ -29,13 +32,6 @@ using Json = nlohmann::json;
 
 Tensor parameter(const Shape& shape, double value, DType dtype = DType::f64) {
   return full(shape, value, {.dtype = dtype, .requires_grad = true});
-}
-void expect_contains(const std::string& text, const std::string& part) {
-  EXPECT_NE(text.find(part), std::string::npos) << "'" << text << "' should contain '" << part << "'";
-}
-template <class F>
-std::string error_of(F&& f) {
-  return message_of<Error>(std::forward<F>(f));
 }
 void set_gradient(const Tensor& p, double value) {
   p.zero_grad();
@@ -63,7 +59,8 @@ Options adam_options(const Json& json) {
 }
 std::unique_ptr<optim::Optimizer> make(const std::string& kind, const Json& json, const Tensor& p) {
   if (kind == "adam") return std::make_unique<optim::Adam>(StateDict{{"p", p}}, adam_options<optim::AdamOptions>(json));
-  if (kind == "adamw") return std::make_unique<optim::AdamW>(StateDict{{"p", p}}, adam_options<optim::AdamWOptions>(json));
+  if (kind == "adamw")
+    return std::make_unique<optim::AdamW>(StateDict{{"p", p}}, adam_options<optim::AdamWOptions>(json));
   optim::SGDOptions options;
   read_shared(json, options);
   options.momentum = json.value("momentum", 0.0);
@@ -100,7 +97,8 @@ TEST(Optimizers, FollowPyTorch) {
         const Doubles expected = given["values"][next++];
         const Doubles got = p.to_vector();
         for (std::size_t i = 0; i < expected.size(); ++i)
-          EXPECT_NEAR(got[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i]))) << "step " << t << ", element " << i;
+          EXPECT_NEAR(got[i], expected[i], tolerance * std::max(1.0, std::abs(expected[i])))
+              << "step " << t << ", element " << i;
       }
       EXPECT_EQ(next, kept.size());
     }
@@ -189,7 +187,10 @@ TEST(Optimizer, TiedParametersAreOne) {
   sgd.step();
   EXPECT_EQ(model.first.weight.to_vector(), model.second.weight.to_vector());
   EXPECT_EQ(model.first.weight.raw(), model.second.weight.raw());
-  expect_contains(error_of([&] { optim::SGD({{"a", model.first.weight}, {"b", model.second.weight}}); }), "b is given twice");
+  expect_contains(error_of([&] {
+                    optim::SGD({{"a", model.first.weight}, {"b", model.second.weight}});
+                  }),
+                  "b is given twice");
 }
 
 // ---- freezing, unfreezing, converting ----
@@ -242,9 +243,7 @@ TEST(Optimizer, FrozenLaterIsSkipped) {
   adam.step();
   EXPECT_NE(b.to_vector(), kept);
   for (const NamedTensor& entry : adam.state_dict()) {
-    if (entry.name == "step.b") {
-      EXPECT_EQ(entry.tensor.item(), 2) << "its state was kept";
-    }
+    if (entry.name == "step.b") { EXPECT_EQ(entry.tensor.item(), 2) << "its state was kept"; }
   }
 }
 
@@ -320,7 +319,8 @@ TEST(Optimizer, StateThatDoesNotFitChangesNothing) {
 
 TEST(Optimizer, RefusesBadInput) {
   const Tensor a = parameter({3}, 1);
-  expect_contains(error_of([&] { optim::SGD(std::vector<optim::ParamGroup<optim::SGDOptions>>{}); }), "no parameter groups");
+  expect_contains(error_of([&] { optim::SGD(std::vector<optim::ParamGroup<optim::SGDOptions>>{}); }),
+                  "no parameter groups");
   expect_contains(error_of([&] { optim::SGD({{"b", a * 2}}); }), "parameter b is not a leaf");
   expect_contains(error_of([&] { optim::SGD({{"b", a}, {"b", parameter({1}, 1)}}); }), "two parameters are named b");
   expect_contains(error_of([&] { optim::SGD({{"half", parameter({1}, 1, DType::f16)}}); }), "half is f16");

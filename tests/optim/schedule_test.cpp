@@ -29,9 +29,8 @@ optim::Schedule make(const std::string& kind, const Json& o) {
   if (kind == "CosineAnnealingLR") return optim::cosine_annealing_lr(o["T_max"], o["eta_min"]);
   if (kind == "ConstantLR") {
     // A schedule of one's own is a lambda.
-    return [factor = o["factor"].get<double>(), steps = o["total_iters"].get<std::int64_t>()](double base, std::int64_t step) {
-      return step < steps ? base * factor : base;
-    };
+    return [factor = o["factor"].get<double>(), steps = o["total_iters"].get<std::int64_t>()](
+               double base, std::int64_t step) { return step < steps ? base * factor : base; };
   }
   return optim::warmup_cosine(o["warmup"], o["total"]);
 }
@@ -50,9 +49,7 @@ TEST(Schedules, FollowPyTorch) {
     const std::vector<double> expected = given["lr"];
     for (std::int64_t t = 0; t < static_cast<std::int64_t>(expected.size()); ++t) {
       // PyTorch multiplies its way from step to step, which leaves some rounding.
-      if (t >= first) {
-        EXPECT_NEAR(sgd.lr(), expected[static_cast<std::size_t>(t)], 1e-12) << "step " << t;
-      }
+      if (t >= first) { EXPECT_NEAR(sgd.lr(), expected[static_cast<std::size_t>(t)], 1e-12) << "step " << t; }
       scheduler.step();
     }
   }

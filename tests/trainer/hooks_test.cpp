@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "anneal/core/autograd.h"
-#include "support.h"
+#include "anneal/tests/trainer/support.h"
 
 namespace anneal_test {
 namespace {
@@ -25,18 +25,28 @@ struct Recorder : Callback {
   void on_train_end(Trainer&, TrainingModule&) override { note("on_train_end"); }
   void on_train_epoch_start(Trainer&, TrainingModule&) override { note("on_train_epoch_start"); }
   void on_train_epoch_end(Trainer&, TrainingModule&) override { note("on_train_epoch_end"); }
-  void on_train_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) override { note("on_train_batch_start"); }
-  void on_train_batch_end(Trainer&, TrainingModule&, const Tensor&, const Batch&, StepContext&) override { note("on_train_batch_end"); }
+  void on_train_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) override {
+    note("on_train_batch_start");
+  }
+  void on_train_batch_end(Trainer&, TrainingModule&, const Tensor&, const Batch&, StepContext&) override {
+    note("on_train_batch_end");
+  }
   void on_before_zero_grad(Trainer&, TrainingModule&, optim::Optimizer&) override { note("on_before_zero_grad"); }
   void on_before_backward(Trainer&, TrainingModule&, const Tensor&) override { note("on_before_backward"); }
   void on_after_backward(Trainer&, TrainingModule&) override { note("on_after_backward"); }
-  void on_before_optimizer_step(Trainer&, TrainingModule&, optim::Optimizer&) override { note("on_before_optimizer_step"); }
+  void on_before_optimizer_step(Trainer&, TrainingModule&, optim::Optimizer&) override {
+    note("on_before_optimizer_step");
+  }
   void on_validation_start(Trainer&, TrainingModule&) override { note("on_validation_start"); }
   void on_validation_end(Trainer&, TrainingModule&) override { note("on_validation_end"); }
   void on_validation_epoch_start(Trainer&, TrainingModule&) override { note("on_validation_epoch_start"); }
   void on_validation_epoch_end(Trainer&, TrainingModule&) override { note("on_validation_epoch_end"); }
-  void on_validation_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) override { note("on_validation_batch_start"); }
-  void on_validation_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) override { note("on_validation_batch_end"); }
+  void on_validation_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) override {
+    note("on_validation_batch_start");
+  }
+  void on_validation_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) override {
+    note("on_validation_batch_end");
+  }
 };
 
 // The same, but called when the epoch's metrics are there.
@@ -50,9 +60,13 @@ struct Monitor : Callback {
 struct Recorded : Probe {
   Log* log = nullptr;
   void note(const char* hook) { log->push_back(std::string("M ") + hook); }
-  Tensor training_step(const Batch& batch, StepContext& step) override { return note("training_step"), Probe::training_step(batch, step); }
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    return note("training_step"), Probe::training_step(batch, step);
+  }
   void validation_step(const Batch&, StepContext&) override { note("validation_step"); }
-  OptimizerConfig configure_optimizers() override { return note("configure_optimizers"), Probe::configure_optimizers(); }
+  OptimizerConfig configure_optimizers() override {
+    return note("configure_optimizers"), Probe::configure_optimizers();
+  }
   void setup(Stage) override { note("setup"); }
   void teardown(Stage) override { note("teardown"); }
   void on_fit_start() override { note("on_fit_start"); }
@@ -89,7 +103,8 @@ void both(Log& log, const std::string& hook) {
 // The specification's order of one evaluation with one batch.
 void evaluation(Log& log) {
   log.push_back("M on_validation_model_eval");
-  for (const char* hook : {"on_validation_start", "on_validation_epoch_start", "on_validation_batch_start"}) both(log, hook);
+  for (const char* hook : {"on_validation_start", "on_validation_epoch_start", "on_validation_batch_start"})
+    both(log, hook);
   log.push_back("M validation_step");
   for (const char* hook : {"on_validation_batch_end", "on_validation_epoch_end", "on_validation_end"}) both(log, hook);
   log.push_back("M on_validation_model_train");
@@ -114,8 +129,10 @@ void batch(Log& log, bool first_of_window, bool last_of_window) {
 
 TEST(Hooks, OrderIsTheSpecifications) {
   Log log, expected;
-  Trainer trainer(
-      quiet({.max_epochs = 1, .num_sanity_val_steps = 1, .accumulate_grad_batches = 2, .callbacks = {Monitor(&log), Recorder(&log)}}));
+  Trainer trainer(quiet({.max_epochs = 1,
+                         .num_sanity_val_steps = 1,
+                         .accumulate_grad_batches = 2,
+                         .callbacks = {Monitor(&log), Recorder(&log)}}));
   Recorded module;
   module.log = &log;
   trainer.fit(module, counting_loader(3), counting_loader(1));
@@ -144,7 +161,9 @@ TEST(Hooks, OrderIsTheSpecifications) {
 TEST(Hooks, CountersInHooks) {
   struct Counters : Callback {
     std::vector<std::int64_t> epochs, at_end, total;
-    void on_train_batch_start(Trainer& t, TrainingModule&, const Batch&, StepContext&) override { total.push_back(t.total_batch_idx()); }
+    void on_train_batch_start(Trainer& t, TrainingModule&, const Batch&, StepContext&) override {
+      total.push_back(t.total_batch_idx());
+    }
     void on_train_epoch_end(Trainer& t, TrainingModule&) override { epochs.push_back(t.current_epoch()); }
     void on_train_end(Trainer& t, TrainingModule&) override { at_end.push_back(t.current_epoch()); }
     void on_train_batch_end(Trainer& t, TrainingModule&, const Tensor&, const Batch&, StepContext& step) override {
@@ -208,7 +227,8 @@ TEST(Validation, DoesNotMoveTheRandomNumbersOfTraining) {
 TEST(SanityCheck, LeavesNoMetrics) {
   struct Empty : Callback {
     void on_train_start(Trainer& trainer, TrainingModule&) override {
-      EXPECT_TRUE(trainer.callback_metrics().empty() && trainer.logged_metrics().empty() && trainer.progress_bar_metrics().empty());
+      EXPECT_TRUE(trainer.callback_metrics().empty() && trainer.logged_metrics().empty() &&
+                  trainer.progress_bar_metrics().empty());
       EXPECT_EQ(trainer.num_checks(), 0);
     }
   };
@@ -232,9 +252,7 @@ TEST(Exceptions, EndTheRunAndArriveUnchanged) {
   try {
     trainer.fit(module, counting_loader(3));
     FAIL();
-  } catch (const Odd& odd) {
-    EXPECT_EQ(odd.number, 7);
-  }
+  } catch (const Odd& odd) { EXPECT_EQ(odd.number, 7); }
   EXPECT_EQ(std::count(log.begin(), log.end(), "C on_exception"), 1);
   EXPECT_EQ(std::count(log.begin(), log.end(), "C on_train_epoch_end"), 0);
   EXPECT_EQ(std::count(log.begin(), log.end(), "C on_train_end"), 0);
@@ -255,7 +273,7 @@ TEST(Exceptions, TheFirstIsNotHidden) {
   std::string text;
   TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {Bad()}});
   options.sink = [&](std::string_view line) { text += line; };
-  EXPECT_EQ(error_of<Error>([&] { Trainer(options).fit(probe, counting_loader(1)); }), "first");
+  EXPECT_EQ(message_of<Error>([&] { Trainer(options).fit(probe, counting_loader(1)); }), "first");
   EXPECT_NE(text.find("second"), std::string::npos);
   EXPECT_NE(text.find("third"), std::string::npos);
 }

@@ -1,7 +1,7 @@
 // Limits, intervals of validation, counters, stopping, accumulation: rows C-001 to C-090.
 #include <gtest/gtest.h>
 
-#include "support.h"
+#include "anneal/tests/trainer/support.h"
 
 namespace anneal_test {
 namespace {
@@ -59,7 +59,9 @@ TEST(Limits, MaxEpochsUnset) {
 }
 
 TEST(Limits, BadValuesNameTheirOption) {
-  const auto error = [](TrainerOptions options) { return error_of([&] { Trainer trainer(quiet(options)); }); };
+  const auto error = [](TrainerOptions options) {
+    return message_of<ConfigError>([&] { Trainer trainer(quiet(options)); });
+  };
   EXPECT_TRUE(error({.max_epochs = -2}).starts_with("max_epochs"));
   EXPECT_TRUE(error({.max_steps = -2}).starts_with("max_steps"));
   EXPECT_TRUE(error({.max_epochs = 2, .min_epochs = 5}).starts_with("min_epochs"));
@@ -70,33 +72,43 @@ TEST(Limits, BadValuesNameTheirOption) {
   EXPECT_TRUE(error({.val_check_interval = 0}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = 0.0}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = 1.5}).starts_with("val_check_interval"));
-  EXPECT_TRUE(error({.val_check_interval = 0.5, .check_val_every_n_epoch = std::nullopt}).starts_with("val_check_interval"));
+  EXPECT_TRUE(
+      error({.val_check_interval = 0.5, .check_val_every_n_epoch = std::nullopt}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.check_val_every_n_epoch = 0}).starts_with("check_val_every_n_epoch"));
   EXPECT_TRUE(error({.num_sanity_val_steps = -2}).starts_with("num_sanity_val_steps"));
   EXPECT_TRUE(error({.log_every_n_steps = -1}).starts_with("log_every_n_steps"));
   EXPECT_TRUE(error({.accumulate_grad_batches = 0}).starts_with("accumulate_grad_batches"));
   EXPECT_NE(error({.max_epochs = -2}).find("-2"), std::string::npos);
-  EXPECT_TRUE(error_of([] { fit({.max_epochs = 1, .limit_train_batches = 0.05}, 10); }).starts_with("limit_train_batches"));
-  EXPECT_TRUE(error_of([] { fit({.max_epochs = 1, .limit_val_batches = 0.1}, 10, 4); }).starts_with("limit_val_batches"));
-  EXPECT_TRUE(error_of([] { fit({.max_epochs = 1, .val_check_interval = 11}, 10, 1); }).starts_with("val_check_interval"));
+  EXPECT_TRUE(message_of<ConfigError>([] {
+                fit({.max_epochs = 1, .limit_train_batches = 0.05}, 10);
+              }).starts_with("limit_train_batches"));
+  EXPECT_TRUE(message_of<ConfigError>([] {
+                fit({.max_epochs = 1, .limit_val_batches = 0.1}, 10, 4);
+              }).starts_with("limit_val_batches"));
+  EXPECT_TRUE(message_of<ConfigError>([] {
+                fit({.max_epochs = 1, .val_check_interval = 11}, 10, 1);
+              }).starts_with("val_check_interval"));
   EXPECT_EQ(fit({.max_epochs = 1, .val_check_interval = 11}, 10).result.global_step, 10);
 }
 
 TEST(Limits, CallbacksMustAgreeWithTheSwitches) {
-  const auto error = [](TrainerOptions options) { return error_of([&] { Trainer trainer(options); }); };
+  const auto error = [](TrainerOptions options) { return message_of<ConfigError>([&] { Trainer trainer(options); }); };
   const auto sink = [](std::string_view) {};
   EXPECT_TRUE(error({.logger = false, .callbacks = {ModelCheckpoint()}, .enable_checkpointing = false, .sink = sink})
                   .starts_with("enable_checkpointing"));
   EXPECT_TRUE(error({.logger = false, .callbacks = {ProgressBar()}, .enable_progress_bar = false, .sink = sink})
                   .starts_with("enable_progress_bar"));
-  EXPECT_TRUE(error({.logger = false, .callbacks = {ProgressBar(), ProgressBar()}, .sink = sink}).starts_with("callbacks"));
+  EXPECT_TRUE(
+      error({.logger = false, .callbacks = {ProgressBar(), ProgressBar()}, .sink = sink}).starts_with("callbacks"));
   EXPECT_TRUE(error({.logger = false, .callbacks = {CurvePlot(), CurvePlot()}, .sink = sink}).starts_with("callbacks"));
   const Trainer trainer({.logger = false, .callbacks = {ModelCheckpoint(), CurvePlot()}, .sink = sink});
   EXPECT_TRUE(dynamic_cast<ModelCheckpoint*>(trainer.callbacks().back().get()));
 }
 
 TEST(Limits, NumberOfBatches) {
-  const auto trained = [](Amount limit, std::int64_t n) { return fit({.max_epochs = 1, .limit_train_batches = limit}, n).result.global_step; };
+  const auto trained = [](Amount limit, std::int64_t n) {
+    return fit({.max_epochs = 1, .limit_train_batches = limit}, n).result.global_step;
+  };
   EXPECT_EQ(trained(1, 10), 1);
   EXPECT_EQ(trained(1.0, 10), 10);
   EXPECT_EQ(trained(0.29, 10), 2);
@@ -108,11 +120,15 @@ TEST(Limits, NumberOfBatches) {
     EXPECT_EQ(outcome.result.epochs, 0);
     EXPECT_EQ(outcome.watch.val_batches + outcome.watch.sanity_batches + outcome.watch.train_starts, 0);
   }
-  const auto validated = [](Amount limit) { return fit({.max_epochs = 1, .limit_val_batches = limit}, 2, 4).watch.val_batches; };
+  const auto validated = [](Amount limit) {
+    return fit({.max_epochs = 1, .limit_val_batches = limit}, 2, 4).watch.val_batches;
+  };
   EXPECT_EQ(validated(0), 0);
   EXPECT_EQ(validated(1), 1);
   EXPECT_EQ(validated(0.5), 2);
-  const auto sanity = [](std::int64_t steps) { return fit({.max_epochs = 1, .num_sanity_val_steps = steps}, 2, 5).watch.sanity_batches; };
+  const auto sanity = [](std::int64_t steps) {
+    return fit({.max_epochs = 1, .num_sanity_val_steps = steps}, 2, 5).watch.sanity_batches;
+  };
   EXPECT_EQ(sanity(2), 2);
   EXPECT_EQ(sanity(-1), 5);
   EXPECT_EQ(sanity(0), 0);
@@ -121,9 +137,13 @@ TEST(Limits, NumberOfBatches) {
 }
 
 TEST(Limits, FastDevRunWritesNothing) {
-  const TempDir dir;
+  const TempFolder dir;
   auto watch = std::make_shared<Watch>();
-  Trainer trainer({.max_epochs = 2, .fast_dev_run = true, .callbacks = {watch, CurvePlot()}, .default_root_dir = dir.path(), .seed = 1,
+  Trainer trainer({.max_epochs = 2,
+                   .fast_dev_run = true,
+                   .callbacks = {watch, CurvePlot()},
+                   .default_root_dir = dir.path(),
+                   .seed = 1,
                    .sink = [](std::string_view) {}});
   Probe probe;
   trainer.fit(probe, counting_loader(6), counting_loader(6));
@@ -140,7 +160,8 @@ TEST(Validation, WhenItIsDue) {
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 0.01}, 3), (Checks{1, 2, 3}));
   EXPECT_EQ(at({.max_epochs = 1}, 10), (Checks{10}));
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 4}, 10), (Checks{4, 8}));
-  EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 7, .check_val_every_n_epoch = std::nullopt}, 5), (Checks{7, 14}));
+  EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 7, .check_val_every_n_epoch = std::nullopt}, 5),
+            (Checks{7, 14}));
   EXPECT_EQ(at({.max_epochs = 2, .check_val_every_n_epoch = std::nullopt}, 5), (Checks{5, 10}));
   EXPECT_EQ(at({.max_epochs = 5, .check_val_every_n_epoch = 2}, 3), (Checks{6, 12}));
   EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 2, .check_val_every_n_epoch = 2}, 4), (Checks{6, 8}));
@@ -199,7 +220,8 @@ TEST(Accumulation, EqualsOneLargeBatch) {
     OptimizerConfig configure_optimizers() override { return {optim::AdamW(parameters(), {.lr = 1e-2})}; }
   };
   Generator generator(5);
-  const Tensor x = randn({160, 3}, {.dtype = DType::f64}, generator), y = randn({160, 1}, {.dtype = DType::f64}, generator);
+  const Tensor x = randn({160, 3}, {.dtype = DType::f64}, generator),
+               y = randn({160, 1}, {.dtype = DType::f64}, generator);
   const auto train = [&](std::int64_t batch, std::int64_t k) {
     manual_seed(3);
     Model model;
@@ -236,11 +258,13 @@ TEST(Schedules, MoveByStepsOrEpochs) {
       return {optim::SGD(parameters(), {.lr = 1}), optim::exponential_lr(0.5), interval, frequency};
     }
   };
-  const auto rates = [](Interval interval, std::int64_t frequency, std::int64_t k, std::int64_t n, std::int64_t epochs) {
+  const auto rates = [](Interval interval, std::int64_t frequency, std::int64_t k, std::int64_t n,
+                        std::int64_t epochs) {
     std::vector<double> seen;
-    Trainer trainer(quiet({.max_epochs = epochs, .accumulate_grad_batches = k, .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t) {
-                             seen.push_back(-std::log2(t.optimizer()->lr()));
-                           })}}));
+    Trainer trainer(quiet(
+        {.max_epochs = epochs, .accumulate_grad_batches = k, .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t) {
+                                                               seen.push_back(-std::log2(t.optimizer()->lr()));
+                                                             })}}));
     Scheduled module;
     module.interval = interval;
     module.frequency = frequency;
@@ -269,9 +293,11 @@ TEST(Runs, AMissingPartIsNamed) {
   };
   Empty empty;
   Trainer trainer(quiet({.max_epochs = 1}));
-  EXPECT_TRUE(error_of([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("configure_optimizers"));
-  EXPECT_TRUE(error_of([&] { trainer.test(empty, counting_loader(1)); }).starts_with("test_step"));
-  EXPECT_TRUE(error_of([&] { trainer.validate(empty, counting_loader(1)); }).starts_with("validation_step"));
+  EXPECT_TRUE(
+      message_of<ConfigError>([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("configure_optimizers"));
+  EXPECT_TRUE(message_of<ConfigError>([&] { trainer.test(empty, counting_loader(1)); }).starts_with("test_step"));
+  EXPECT_TRUE(
+      message_of<ConfigError>([&] { trainer.validate(empty, counting_loader(1)); }).starts_with("validation_step"));
 }
 
 }  // namespace

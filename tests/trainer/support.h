@@ -1,12 +1,11 @@
 // Small models, loaders and folders for the tests of the Trainer.
 #pragma once
 
-#include <unistd.h>
-
+#include <algorithm>
+#include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <functional>
-#include <iterator>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +13,7 @@
 #include "anneal/nn/nn.h"
 #include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
+#include "anneal/tests/temp_folder.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal_test {
@@ -21,26 +21,9 @@ namespace anneal_test {
 using namespace anneal;
 namespace fs = std::filesystem;
 
-/// A folder that goes away with the object.
-class TempDir {
- public:
-  TempDir() {
-    std::string pattern = (fs::temp_directory_path() / "anneal-XXXXXX").string();
-    path_ = mkdtemp(pattern.data());
-  }
-  ~TempDir() { fs::remove_all(path_); }
-  TempDir(const TempDir&) = delete;
-  TempDir& operator=(const TempDir&) = delete;
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-inline std::string read(const fs::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
+using anneal::testing::message_of;
+using anneal::testing::read_text;
+using anneal::testing::TempFolder;
 
 /// Names of the files in a folder, sorted, without extension.
 inline std::vector<std::string> stems(const fs::path& folder) {
@@ -110,16 +93,5 @@ struct AtBatchEnd : Callback {
   }
   std::function<void(Trainer&, std::int64_t)> f;
 };
-
-/// Calls f; its error's text, or "" if it threw none of type E.
-template <class E = ConfigError, class F>
-std::string error_of(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "";
-}
 
 }  // namespace anneal_test

@@ -1,0 +1,291 @@
+// What log keeps, where it may be called, and the rows that loggers get: rows C-118 to C-134.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "anneal/tests/trainer/support.h"
+
+namespace anneal_test {
+namespace {
+
+// Rows as text: "step: key=value ...".
+struct Rows : Logger {
+  std::vector<std::string> rows;
+  std::vector<std::string> ends;
+  void log_metrics(const MetricMap& metrics, std::int64_t step) override {
+    std::string row = std::to_string(step) + ":";
+    for (const auto& [name, value] : metrics) row += format(" {}={}", name, value);
+    rows.push_back(row);
+  }
+  void finalize(std::string_view status) override { ends.emplace_back(status); }
+  fs::path log_dir() const override { return "."; }
+};
+using Texts = std::vector<std::string>;
+using Step = std::function<void(const Batch&, StepContext&)>;
+
+// A run whose steps log; what came of it.
+struct Logged {
+  std::shared_ptr<Rows> rows = std::make_shared<Rows>();
+  Trainer trainer;
+  Probe probe;
+  explicit Logged(TrainerOptions options = {.max_epochs = 1}) : trainer(quiet(with_logger(std::move(options), rows))) {}
+  Logged& fit(std::int64_t n, Step train, std::int64_t v = 0, Step val = nullptr, std::int64_t batch_size = 1) {
+    probe.in_training_step = train;
+    probe.in_validation_step = val;
+    const DataLoader train_loader = counting_loader(n, batch_size), val_loader = counting_loader(v);
+    if (v > 0) trainer.fit(probe, train_loader, val_loader);
+    else trainer.fit(probe, train_loader);
+    return *this;
+  }
+  static TrainerOptions with_logger(TrainerOptions options, const std::shared_ptr<Rows>& rows) {
+    options.logger = rows;
+    return options;
+  }
+};
+
+double index(StepContext& step) { return static_cast<double>(step.batch_idx()); }
+Texts names(const MetricMap& map) {
+  Texts texts;
+  for (const auto& [name, value] : map) texts.push_back(name);
+  std::sort(texts.begin(), texts.end());
+  return texts;
+}
+
+TEST(Rows, OfStepsCarryTheStepsValues) {
+  Logged run({.max_epochs = 2, .log_every_n_steps = 2});
+  run.fit(5, [](const Batch&, StepContext& step) { step.log("a", index(step)); });
+  EXPECT_EQ(run.rows->rows,
+            (Texts{"2: a=1 epoch=0", "4: a=3 epoch=0", "6: a=0 epoch=1", "8: a=2 epoch=1", "10: a=4 epoch=1"}));
+  EXPECT_EQ(run.rows->ends, Texts{"success"});
+  Logged none({.max_epochs = 1, .log_every_n_steps = 0});
+  none.fit(5, [](const Batch&, StepContext& step) { step.log("a", 1, {.on_epoch = true}); });
+  EXPECT_EQ(none.rows->rows, (Texts{"5: a_epoch=1 epoch=0"}));
+}
+
+TEST(Rows, OfAWindowAreReducedOverIt) {
+  Logged run({.max_epochs = 1, .log_every_n_steps = 1, .accumulate_grad_batches = 2});
+  run.fit(4, [](const Batch&, StepContext& step) { step.log("a", index(step)); });
+  EXPECT_EQ(run.rows->rows, (Texts{"1: a=0.5 epoch=0", "2: a=2.5 epoch=0"}));
+}
+
+TEST(Rows, OfChecksAndEpochsInOrder) {
+  Logged run({.max_epochs = 1, .val_check_interval = 2, .log_every_n_steps = 0, .accumulate_grad_batches = 2});
+  run.fit(
+      5, [](const Batch&, StepContext& step) { step.log("loss", 1, {.on_step = false, .on_epoch = true}); }, 1,
+      [](const Batch&, StepContext& step) { step.log("val_loss", 3); });
+  EXPECT_EQ(run.rows->rows, (Texts{"1: val_loss=3 epoch=0", "2: val_loss=3 epoch=0", "3: loss=1 epoch=0"}));
+}
+
+TEST(Rows, AKeyNamedStepIsTheirPlace) {
+  Logged run({.max_epochs = 1, .log_every_n_steps = 1});
+  run.fit(2, [](const Batch&, StepContext& step) { step.log("step", 100 * index(step)); });
+  EXPECT_EQ(run.rows->rows, (Texts{"0: step=0 epoch=0", "100: step=100 epoch=0"}));
+}
+
+TEST(Rows, OfTestAndItsResult) {
+  Logged run({.max_epochs = 1, .log_every_n_steps = 1});
+  run.probe.in_test_step = [](const Batch&, StepContext& step) { step.log("t", index(step), {.on_step = true}); };
+  const auto results = run.trainer.test(run.probe, counting_loader(3));
+  ASSERT_EQ(results.size(), 1u);
+  EXPECT_EQ(names(results[0]), Texts{"t_epoch"});
+  EXPECT_EQ(results[0]["t_epoch"], 1);
+  EXPECT_EQ(run.rows->rows, (Texts{"1: t_step=0", "2: t_step=1", "3: t_step=2", "0: t_epoch=1 epoch=0"}));
+  EXPECT_THROW(results[0]["other"], Error);
+}
+
+TEST(Rows, AFailingLoggerIsSwitchedOff) {
+  struct Bad : Rows {
+    void log_metrics(const MetricMap&, std::int64_t) override { throw Error("disk full"); }
+  };
+  auto good = std::make_shared<Rows>();
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1, .log_every_n_steps = 1});
+  options.logger = {std::make_shared<Bad>(), good};
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer trainer(options);
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) { step.log("a", 1); };
+  trainer.fit(probe, counting_loader(3));
+  EXPECT_EQ(good->rows.size(), 3u);
+  EXPECT_NE(text.find("disk full"), std::string::npos);
+}
+
+TEST(Reductions, OverTheEpoch) {
+  const auto reduced = [](std::string_view reduce) {
+    Logged run;
+    run.fit(5, [=](const Batch&, StepContext& step) {
+      step.log("a", index(step), {.on_step = false, .on_epoch = true, .reduce = reduce});
+    });
+    return run.trainer.callback_metrics()["a"];
+  };
+  EXPECT_EQ(reduced("max"), 4);
+  EXPECT_EQ(reduced("min"), 0);
+  EXPECT_EQ(reduced("sum"), 10);
+  EXPECT_EQ(reduced("mean"), 2);
+  EXPECT_NE(message_of<Error>([&] { reduced("median"); }).find("median"), std::string::npos);
+}
+
+TEST(Reductions, MeansAreWeightedByBatchSize) {
+  const auto mean_of = [](std::optional<std::int64_t> batch_size) {
+    Probe probe;
+    probe.in_training_step = [=](const Batch&, StepContext& step) {
+      step.log("a", index(step), {.on_step = false, .on_epoch = true, .batch_size = batch_size});
+    };
+    Trainer trainer(quiet({.max_epochs = 1}));
+    // 5 samples in batches of 4 and 1.
+    trainer.fit(probe, DataLoader(TensorDataset{{"x", zeros({5, 1})}}, {.batch_size = 4}));
+    return trainer.callback_metrics()["a"];
+  };
+  EXPECT_DOUBLE_EQ(mean_of({}), 0.2);
+  EXPECT_DOUBLE_EQ(mean_of(1), 0.5);
+}
+
+TEST(Log, LevelsAndNames) {
+  struct AfterFirst : Callback {
+    std::vector<Texts> seen;
+    void on_train_batch_start(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) override {
+      if (step.batch_idx() == 1)
+        seen = {names(trainer.callback_metrics()), names(trainer.logged_metrics()),
+                names(trainer.progress_bar_metrics())};
+    }
+  };
+  auto after = std::make_shared<AfterFirst>();
+  Trainer trainer(quiet({.max_epochs = 1, .callbacks = {after}}));
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) {
+    step.log("a", 1);
+    step.log("b", 2, {.on_step = true, .on_epoch = true});
+    step.log("p", 3, {.prog_bar = true, .logger = false});
+    step.log("c", 4, {.on_step = false, .on_epoch = true});
+  };
+  trainer.fit(probe, counting_loader(2));
+  EXPECT_EQ(after->seen, (std::vector<Texts>{{"a", "b", "b_step", "p"}, {"a", "b_step"}, {"p"}}));
+  EXPECT_EQ(names(trainer.callback_metrics()), (Texts{"a", "b", "b_epoch", "b_step", "c", "p"}));
+}
+
+TEST(Log, TheSameKeyTwiceInOneHook) {
+  Logged run;
+  run.fit(1, [](const Batch&, StepContext& step) {
+    step.log("a", 1, {.on_epoch = true});
+    step.log("a", 3, {.on_epoch = true});
+  });
+  EXPECT_EQ(run.trainer.callback_metrics()["a_step"], 3);
+  EXPECT_EQ(run.trainer.callback_metrics()["a_epoch"], 2);
+  EXPECT_THROW(Logged().fit(1,
+                            [](const Batch&, StepContext& step) {
+                              step.log("a", 1);
+                              step.log("a", 1, {.prog_bar = true});
+                            }),
+               Error);
+}
+
+TEST(Log, Values) {
+  Logged run;
+  run.fit(1, [](const Batch&, StepContext& step) {
+    step.log("integer", 1);
+    step.log("tensor", full({1}, 2.5));
+    step.log("count", full({}, 7, {.dtype = DType::i64}));
+  });
+  EXPECT_EQ(run.trainer.callback_metrics()["integer"], 1.0);
+  EXPECT_EQ(run.trainer.callback_metrics()["tensor"], 2.5);
+  EXPECT_EQ(run.trainer.callback_metrics()["count"], 7);
+  EXPECT_THROW(Logged().fit(1, [](const Batch&, StepContext& step) { step.log("two", zeros({2})); }), Error);
+  EXPECT_THROW(Logged().fit(1, [](const Batch&, StepContext& step) { step.log("none", 1, {.on_step = false}); }),
+               Error);
+}
+
+// Logs in one hook of the callback, by name.
+struct LogIn : Callback {
+  explicit LogIn(std::string where, bool on_step = false) : where(std::move(where)), on_step(on_step) {}
+  std::string where;
+  bool on_step;
+  void at(Trainer& trainer, const char* hook) {
+    if (where == hook) trainer.log("k", 5, {.on_step = on_step ? std::optional(true) : std::nullopt});
+  }
+  void setup(Trainer& t, TrainingModule&, Stage) override { at(t, "setup"); }
+  void on_fit_start(Trainer& t, TrainingModule&) override { at(t, "on_fit_start"); }
+  void on_fit_end(Trainer& t, TrainingModule&) override { at(t, "on_fit_end"); }
+  void on_train_start(Trainer& t, TrainingModule&) override { at(t, "on_train_start"); }
+  void on_train_end(Trainer& t, TrainingModule&) override { at(t, "on_train_end"); }
+  void on_train_epoch_end(Trainer& t, TrainingModule&) override { at(t, "on_train_epoch_end"); }
+  void on_validation_epoch_end(Trainer& t, TrainingModule&) override { at(t, "on_validation_epoch_end"); }
+  void on_validation_end(Trainer& t, TrainingModule&) override { at(t, "on_validation_end"); }
+};
+
+TEST(Log, Where) {
+  const auto log_in = [](const char* hook, bool on_step = false) {
+    Trainer trainer(quiet({.max_epochs = 1, .callbacks = {LogIn(hook, on_step)}}));
+    Probe probe;
+    trainer.fit(probe, counting_loader(1), counting_loader(1));
+    return trainer.callback_metrics()["k"];
+  };
+  for (const char* hook : {"setup", "on_fit_start", "on_train_end", "on_validation_end", "on_fit_end"})
+    EXPECT_NE(message_of<Error>([&] { log_in(hook); }).find(hook), std::string::npos) << hook;
+  for (const char* hook : {"on_train_start", "on_train_epoch_end", "on_validation_epoch_end"})
+    EXPECT_EQ(log_in(hook), 5) << hook;
+  EXPECT_THROW(log_in("on_train_epoch_end", true), Error);
+  Trainer trainer(quiet({.max_epochs = 1}));
+  EXPECT_THROW(trainer.log("k", 1), Error);
+}
+
+TEST(Csv, ColumnsAreSortedAndGrow) {
+  const TempFolder dir;
+  CsvLogger csv({.save_dir = dir.path()});
+  const auto row = [](std::initializer_list<std::pair<const char*, double>> values) {
+    MetricMap map;
+    for (const auto& [name, value] : values) map.set(name, value);
+    return map;
+  };
+  csv.log_metrics(row({{"loss", 0.1}, {"epoch", 0}}), 1);
+  csv.save();
+  csv.log_metrics(row({{"a,\"b", 1e-9}, {"loss", 1.0 / 3}}), 2);
+  csv.log_metrics(row({{"loss", std::nan("")}}), 3);
+  csv.finalize("success");
+  EXPECT_EQ(read_text(dir.path() / "anneal_logs/version_0/metrics.csv"),
+            "\"a,\"\"b\",epoch,loss,step\n,0,0.1,1\n1e-09,,0.3333333333333333,2\n,,nan,3\n");
+  csv.log_metrics(row({{"z", -std::numeric_limits<double>::infinity()}}), 4);
+  csv.save();
+  EXPECT_EQ(read_text(dir.path() / "anneal_logs/version_0/metrics.csv"),
+            "\"a,\"\"b\",epoch,loss,step,z\n,0,0.1,1,\n1e-09,,0.3333333333333333,2,\n,,nan,3,\n,,,4,-inf\n");
+}
+
+TEST(Csv, Folders) {
+  const TempFolder dir;
+  MetricMap one;
+  one.set("a", 1);
+  const auto written = [&](CsvLoggerOptions options) {
+    options.save_dir = dir.path();
+    CsvLogger csv(options);
+    csv.log_metrics(one, 1);
+    csv.save();
+    return fs::relative(csv.log_dir(), dir.path()).string();
+  };
+  EXPECT_EQ(written({}), "anneal_logs/version_0");
+  EXPECT_EQ(written({}), "anneal_logs/version_1");
+  EXPECT_EQ(written({.version = 7}), "anneal_logs/version_7");
+  EXPECT_EQ(written({}), "anneal_logs/version_8");
+  EXPECT_EQ(written({.name = "n", .version = "vv"}), "n/vv");
+  EXPECT_EQ(written({.name = ""}), "version_0");
+  EXPECT_EQ(written({.dir = dir / "own"}), "own");
+  EXPECT_TRUE(fs::exists(dir / "own/metrics.csv"));
+}
+
+TEST(Csv, IsTheDefault) {
+  const TempFolder dir;
+  Trainer trainer({.max_epochs = 1,
+                   .log_every_n_steps = 1,
+                   .enable_checkpointing = false,
+                   .enable_progress_bar = false,
+                   .default_root_dir = dir.path(),
+                   .seed = 1,
+                   .sink = [](std::string_view) {}});
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) { step.log("a", index(step)); };
+  trainer.fit(probe, counting_loader(2));
+  EXPECT_EQ(trainer.log_dir(), dir / "anneal_logs/version_0");
+  EXPECT_EQ(read_text(trainer.log_dir() / "metrics.csv"), "a,epoch,step\n0,0,1\n1,0,2\n");
+}
+
+}  // namespace
+}  // namespace anneal_test

@@ -58,7 +58,7 @@ function(anneal_add_cpu_kernels target)
     target_compile_definitions(anneal_kernels_${level} PRIVATE ANNEAL_LEVEL=${level})
     target_compile_options(anneal_kernels_${level} PRIVATE
       ${ANNEAL_FLAGS_${level}} -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-signed-zeros)
-    target_compile_options(anneal_kernels_${level} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-O3>)
+    target_compile_options(anneal_kernels_${level} PRIVATE $<$<CONFIG:Release>:-O3>)
     target_link_libraries(anneal_kernels_${level} PRIVATE anneal_options)
     set_property(GLOBAL APPEND PROPERTY ANNEAL_OBJECTS $<TARGET_OBJECTS:anneal_kernels_${level}>)
     string(APPEND declarations "namespace ${level} { extern const Table table; }\n")

@@ -35,8 +35,8 @@ class Allocator {
 
 /// The allocator of a device. Throws Error for a device that this build does not have.
 Allocator& allocator(Device device = {});
-/// Replaces a device's allocator by the embedder's own; null restores the caching one. Blocks that are in use go back to
-/// the allocator they came from, which must outlive them.
+/// Replaces a device's allocator by the embedder's own; null restores the caching one. Blocks that are in use go back
+/// to the allocator they came from, which must outlive them.
 void set_allocator(Device device, Allocator* replacement);
 
 }  // namespace v0

@@ -67,7 +67,8 @@ void check_finite(const Tensor& tensor, const char* op, const char* what) {
   const AnomalyMode off(false);  // reading a strided tensor copies it, and the copy is not to blame
   const std::vector<double> values = tensor.to_vector();
   for (std::size_t i = 0; i < values.size(); ++i)
-    check(std::isfinite(values[i]), "{}: its {}, of shape {}, has {} at element {}", op, what, tensor.shape(), values[i], i);
+    check(std::isfinite(values[i]), "{}: its {}, of shape {}, has {} at element {}", op, what, tensor.shape(),
+          values[i], i);
 }
 
 }  // namespace detail
@@ -217,8 +218,9 @@ class Engine {
       Tensor replaced = hook->call(gradient);
       if (!replaced.defined()) continue;
       check(!node.is_leaf(), "a hook on a leaf cannot replace its gradient; change it in place");
-      check(replaced.shape() == gradient.shape(), "a hook on the result of {} returned shape {} for a gradient of shape {}",
-            node.name(), replaced.shape(), gradient.shape());
+      check(replaced.shape() == gradient.shape(),
+            "a hook on the result of {} returned shape {} for a gradient of shape {}", node.name(), replaced.shape(),
+            gradient.shape());
       gradient = std::move(replaced);
     }
   }
@@ -231,14 +233,16 @@ class Engine {
 namespace {
 
 Tensor seed_for(const Tensor& output, const Tensor& gradient) {
-  check(output.requires_grad(), "backward: the tensor does not require gradients; no input of it does, or recording was off");
+  check(output.requires_grad(),
+        "backward: the tensor does not require gradients; no input of it does, or recording was off");
   if (!gradient.defined()) {
-    check(output.numel() == 1, "backward: expected a scalar, got shape {}; give the gradient of the result", output.shape());
+    check(output.numel() == 1, "backward: expected a scalar, got shape {}; give the gradient of the result",
+          output.shape());
     return ones(output.shape(), {.dtype = output.dtype(), .device = output.device()});
   }
   check(gradient.shape() == output.shape() && gradient.dtype() == output.dtype(),
-        "backward: the gradient of a {} tensor of shape {} cannot be {} of shape {}", name_of(output.dtype()), output.shape(),
-        name_of(gradient.dtype()), gradient.shape());
+        "backward: the gradient of a {} tensor of shape {} cannot be {} of shape {}", name_of(output.dtype()),
+        output.shape(), name_of(gradient.dtype()), gradient.shape());
   return gradient;
 }
 

@@ -12,7 +12,8 @@
 //   };
 //   Tensor mul(const Tensor& a, const Tensor& b) { ...; return record<MulRule>(y, {a, b}, a, b); }
 //
-// Written with public ops, a rule can be differentiated again. Nothing is kept for backward that `record` was not given.
+// Written with public ops, a rule can be differentiated again. Nothing is kept for backward that `record` was not
+// given.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +77,8 @@ class Gradients {
   /// Whether input `i` takes part in the backward.
   bool wants(int i) const { return static_cast<bool>(edges_[static_cast<std::size_t>(i)]); }
   void set(int i, Tensor gradient) { values_[static_cast<std::size_t>(i)] = std::move(gradient); }
-  /// For rules whose kernel can add to what is there: the leaf's own gradient if input `i` is a leaf with a place for it
-  /// (then nothing is to be set), else a new tensor like `input`, which is set.
+  /// For rules whose kernel can add to what is there: the leaf's own gradient if input `i` is a leaf with a place for
+  /// it (then nothing is to be set), else a new tensor like `input`, which is set.
   Destination into(int i, const Tensor& input);
 
  private:
@@ -194,7 +195,8 @@ class Recorded final : public Node {
   Recorded(const Tensor& result, const Args&... args) : saved_(Saved<Args>(args, result)...) {}
   const char* name() const override { return Rule::name; }
   void backward(const Tensor& dy, Gradients& dx) override {
-    check(!released_, "{}: backward a second time; what it saved is gone. Pass .retain_graph = true to the first", name());
+    check(!released_, "{}: backward a second time; what it saved is gone. Pass .retain_graph = true to the first",
+          name());
     std::apply([&](auto&... saved) { Rule::backward(dy, dx, saved.get(*this)...); }, saved_);
   }
   void release() noexcept override {

@@ -19,7 +19,8 @@ class Checker {
 
   GradcheckReport run() {
     for (const Tensor& x : given_)
-      check(!x.requires_grad() || x.dtype() == DType::f64, "gradcheck: expected f64 inputs, got {}", name_of(x.dtype()));
+      check(!x.requires_grad() || x.dtype() == DType::f64, "gradcheck: expected f64 inputs, got {}",
+            name_of(x.dtype()));
     const std::vector<Tensor> inputs = fresh(false);
     const Tensor y = f_(inputs);
     check(y.requires_grad(), "gradcheck: the result does not require gradients");
@@ -68,14 +69,17 @@ class Checker {
 
   static void poison(std::span<const Tensor> inputs) {
     for (const Tensor& x : inputs)
-      if (Leaf* leaf = leaf_of(x)) leaf->slot = full(x.shape(), std::numeric_limits<double>::quiet_NaN(), {.dtype = DType::f64});
+      if (Leaf* leaf = leaf_of(x))
+        leaf->slot = full(x.shape(), std::numeric_limits<double>::quiet_NaN(), {.dtype = DType::f64});
   }
 
   static std::vector<std::vector<double>> gradients(std::span<const Tensor> inputs) {
     std::vector<std::vector<double>> all;
     for (const Tensor& x : inputs) {
       const Tensor g = x.requires_grad() ? x.grad() : Tensor();
-      all.push_back(g.defined() ? g.to_vector() : std::vector<double>(x.requires_grad() ? static_cast<std::size_t>(x.numel()) : 0, 0.0));
+      all.push_back(g.defined()
+                        ? g.to_vector()
+                        : std::vector<double>(x.requires_grad() ? static_cast<std::size_t>(x.numel()) : 0, 0.0));
     }
     return all;
   }
@@ -133,14 +137,16 @@ class Checker {
     report_ = second;
   }
 
-  void compare(const std::vector<std::vector<double>>& got, const std::vector<std::vector<double>>& expected, const char* how) {
+  void compare(const std::vector<std::vector<double>>& got, const std::vector<std::vector<double>>& expected,
+               const char* how) {
     for (std::size_t k = 0; k < got.size(); ++k) {
       for (std::size_t i = 0; i < got[k].size(); ++i) {
         const double difference = std::abs(got[k][i] - expected[k][i]);
         report_.worst = std::max(report_.worst, difference);
         if (difference <= options_.atol + options_.rtol * std::abs(expected[k][i])) continue;
         if (report_.ok)
-          report_.where = format("input {}, element {} {}: gradient {}, expected {}", k, i, how, got[k][i], expected[k][i]);
+          report_.where =
+              format("input {}, element {} {}: gradient {}, expected {}", k, i, how, got[k][i], expected[k][i]);
         report_.ok = false;
       }
     }

@@ -21,10 +21,10 @@ struct GradcheckReport {
   std::string where;  ///< what failed first: input, element, both values
 };
 
-/// Compares the gradients of `f` with central differences at `inputs`, in f64 (others are an Error), for every input that
-/// requires gradients. Beyond the values it demands that results do not depend on the strides of the inputs, that a second
-/// backward doubles what the first collected, and that nothing is read from uninitialised gradients (they are poisoned
-/// with NaN). `f` must give the same result each time.
+/// Compares the gradients of `f` with central differences at `inputs`, in f64 (others are an Error), for every input
+/// that requires gradients. Beyond the values it demands that results do not depend on the strides of the inputs, that
+/// a second backward doubles what the first collected, and that nothing is read from uninitialised gradients (they are
+/// poisoned with NaN). `f` must give the same result each time.
 GradcheckReport gradcheck(const std::function<Tensor(std::span<const Tensor>)>& f, std::span<const Tensor> inputs,
                           GradcheckOptions options = {});
 GradcheckReport gradcheck(const std::function<Tensor(std::span<const Tensor>)>& f, std::initializer_list<Tensor> inputs,

@@ -113,7 +113,9 @@ inline Tensor amin(const Tensor& x, Dims dims = {}, bool keepdim = false) { retu
 inline Tensor var(const Tensor& x, Dims dims = {}, int correction = 1, bool keepdim = false) {
   return var(x, as_span(dims), correction, keepdim);
 }
-inline Tensor logsumexp(const Tensor& x, Dims dims, bool keepdim = false) { return logsumexp(x, as_span(dims), keepdim); }
+inline Tensor logsumexp(const Tensor& x, Dims dims, bool keepdim = false) {
+  return logsumexp(x, as_span(dims), keepdim);
+}
 /// The product over one dimension.
 Tensor prod(const Tensor& x, int dim, bool keepdim = false);
 /// The position (i64) of the first largest (smallest) element along a dimension. Not differentiable.
@@ -165,15 +167,16 @@ struct CrossEntropyOptions {
   double label_smoothing = 0;        ///< Szegedy et al. 2016
   LossReduction reduction = LossReduction::mean;
 };
-/// Cross-entropy of logits [n, classes] (or [n, classes, ...]) with class indices [n] (or [n, ...]; i64 or i32), or with
-/// probabilities of the logits' shape. Throws Error for a class outside [0, classes). Not twice differentiable.
+/// Cross-entropy of logits [n, classes] (or [n, classes, ...]) with class indices [n] (or [n, ...]; i64 or i32), or
+/// with probabilities of the logits' shape. Throws Error for a class outside [0, classes). Not twice differentiable.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOptions options = {});
 /// -log_probabilities[i, target[i]]
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction = LossReduction::mean);
 Tensor mse_loss(const Tensor& x, const Tensor& target, LossReduction reduction = LossReduction::mean);
 Tensor l1_loss(const Tensor& x, const Tensor& target, LossReduction reduction = LossReduction::mean);
 /// Logits, and targets in [0, 1].
-Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& target, LossReduction reduction = LossReduction::mean);
+Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& target,
+                                        LossReduction reduction = LossReduction::mean);
 
 // ---- normalisations ----
 
@@ -188,7 +191,8 @@ struct BatchNormOptions {
   double eps = 1e-5;
 };
 /// Over all dimensions but 1; weight and bias, [channels], may be undefined. Training: by the batch's statistics, which
-/// move the running ones (they may be undefined). Else: by the running ones. Ioffe & Szegedy 2015. Not twice differentiable.
+/// move the running ones (they may be undefined). Else: by the running ones. Ioffe & Szegedy 2015. Not twice
+/// differentiable.
 Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& running_var, const Tensor& weight = {},
                   const Tensor& bias = {}, BatchNormOptions options = {});
 

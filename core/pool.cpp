@@ -18,8 +18,9 @@ void pool_release(void* block, std::size_t) noexcept { ::operator delete(block);
 #else
 namespace {
 
-// Sizes are rounded up to a multiple of 32. A thread keeps up to `kept` free blocks of each size; more are handed, all at
-// once, to a shared list, where a thread that has none left finds them (loader threads allocate what the trainer frees).
+// Sizes are rounded up to a multiple of 32. A thread keeps up to `kept` free blocks of each size; more are handed, all
+// at once, to a shared list, where a thread that has none left finds them (loader threads allocate what the trainer
+// frees).
 constexpr std::size_t step = 32;
 constexpr std::size_t classes = 32;
 constexpr int kept = 256;
@@ -70,9 +71,9 @@ Local::~Local() {
 
 void* pool_allocate(std::size_t bytes) {
   const std::size_t c = (bytes + step - 1) / step;
-  if (c >= classes || local_gone) return ::operator new(c * step);
+  if (c >= classes || local_gone) return ::operator new(c* step);
   if (!local.heads[c]) local.take(c);
-  if (!local.heads[c]) return ::operator new(c * step);
+  if (!local.heads[c]) return ::operator new(c* step);
   --local.counts[c];
   return std::exchange(local.heads[c], local.heads[c]->next);
 }

@@ -1,5 +1,5 @@
-// Memory for the engine's small objects (tensors' handles, graph nodes): freed blocks are kept, so a steady step makes no
-// call to malloc.
+// Memory for the engine's small objects (tensors' handles, graph nodes): freed blocks are kept, so a steady step makes
+// no call to malloc.
 #pragma once
 
 #include <atomic>

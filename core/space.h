@@ -10,9 +10,10 @@ namespace anneal {
 inline namespace v0 {
 namespace detail {
 
-// Fills size and stride (one row of `kernels::max_rank` for each operand); returns the rank. The last operand decides the
-// order of the dimensions; those that can be walked as one are merged.
-int fill_space(const Shape& shape, const Tensor* const* operands, int count, std::int64_t* size, std::int64_t (*stride)[kernels::max_rank]);
+// Fills size and stride (one row of `kernels::max_rank` for each operand); returns the rank. The last operand decides
+// the order of the dimensions; those that can be walked as one are merged.
+int fill_space(const Shape& shape, const Tensor* const* operands, int count, std::int64_t* size,
+               std::int64_t (*stride)[kernels::max_rank]);
 
 }  // namespace detail
 

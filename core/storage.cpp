@@ -11,7 +11,8 @@ Storage::Storage(std::size_t bytes, Device device) : bytes_(bytes), device_(devi
 
 Storage::Storage(Ref<Storage> whole, std::size_t offset, std::size_t bytes)
     : data_(whole->data() + offset), bytes_(bytes), device_(whole->device()), whole_(std::move(whole)) {
-  check(offset + bytes <= whole_->bytes(), "storage: part [{}, {}) of {} bytes", offset, offset + bytes, whole_->bytes());
+  check(offset + bytes <= whole_->bytes(), "storage: part [{}, {}) of {} bytes", offset, offset + bytes,
+        whole_->bytes());
 }
 
 Storage::~Storage() {

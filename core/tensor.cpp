@@ -116,8 +116,8 @@ const Tensor& Tensor::fill_(double value) const {
 
 const Tensor& Tensor::copy_(const Tensor& source) const {
   check_in_place(*this, "copy_");
-  check(broadcast(source.shape(), shape(), "copy_") == shape(), "copy_: shape {} does not broadcast to {}", source.shape(),
-        shape());
+  check(broadcast(source.shape(), shape(), "copy_") == shape(), "copy_: shape {} does not broadcast to {}",
+        source.shape(), shape());
   const Tensor x = source.to(device());
   launch(device(), kernels::Copy{x.dtype(), dtype(), space_of(shape(), x, *this), x.raw(), raw()});
   bump_version();
@@ -155,7 +155,8 @@ const Tensor& Tensor::mul_(double factor) const { return mul_(scalar(factor, {.d
 Tensor empty(const Shape& shape, TensorOptions options) {
   for (std::int64_t size : shape) check(size >= 0, "empty: negative size in {}", shape);
   const auto bytes = static_cast<std::size_t>(shape.numel()) * size_of(options.dtype);
-  Tensor out(make_ref<TensorImpl>(make_ref<Storage>(bytes, options.device), 0, shape, shape.contiguous_strides(), options.dtype));
+  Tensor out(make_ref<TensorImpl>(make_ref<Storage>(bytes, options.device), 0, shape, shape.contiguous_strides(),
+                                  options.dtype));
   if (options.requires_grad) out.set_requires_grad();
   return out;
 }
@@ -171,7 +172,8 @@ Tensor ones(const Shape& shape, TensorOptions options) { return full(shape, 1, o
 Tensor scalar(double value, TensorOptions options) { return full({}, value, options); }
 
 Tensor tensor(std::span<const double> values, const Shape& shape, TensorOptions options) {
-  check(static_cast<std::int64_t>(values.size()) == shape.numel(), "tensor: {} values do not fill shape {}", values.size(), shape);
+  check(static_cast<std::int64_t>(values.size()) == shape.numel(), "tensor: {} values do not fill shape {}",
+        values.size(), shape);
   const NoGrad no_grad;
   const Tensor exact = empty(shape, {.dtype = DType::f64});
   std::copy(values.begin(), values.end(), exact.data<double>());

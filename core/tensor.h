@@ -125,8 +125,8 @@ class Tensor {
   void backward() const;
   /// The same for any shape, given the gradient of the result with respect to this tensor.
   void backward(const Tensor& gradient) const;
-  /// Calls `hook(const Tensor& gradient)` in backward, when this tensor's gradient is complete: once per backward. It may
-  /// return nothing or, unless the tensor is a leaf, another gradient to go on with.
+  /// Calls `hook(const Tensor& gradient)` in backward, when this tensor's gradient is complete: once per backward. It
+  /// may return nothing or, unless the tensor is a leaf, another gradient to go on with.
   template <class F>
   void register_hook(F hook) const;
 

@@ -3,6 +3,7 @@
 #include <anneal/kernels/parallel.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
@@ -15,7 +16,7 @@ struct Options {
   std::string data = fashion_mnist_folder;
   std::string out = "runs/fashion_mnist";
   std::string resume;
-  std::int64_t epochs = 10;
+  std::int64_t epochs = 12;
   std::int64_t batch_size = 64;
   double lr = 2e-3;
   std::uint64_t seed = 1;
@@ -25,10 +26,13 @@ struct Options {
 struct Cnn : TrainingModule {
   explicit Cnn(double lr) : lr(lr) {}
 
-  nn::Sequential net{{this, "net"},
-                     nn::Conv2d(1, 32, 3, {.padding = 1}), nn::BatchNorm2d(32), nn::ReLU(), nn::MaxPool2d(2),
-                     nn::Conv2d(32, 64, 3, {.padding = 1}), nn::BatchNorm2d(64), nn::ReLU(), nn::MaxPool2d(2),
-                     nn::Flatten(), nn::Dropout(0.4), nn::Linear(64 * 7 * 7, 128), nn::ReLU(), nn::Dropout(0.3),
+  nn::Sequential net{{this, "net"},       nn::Conv2d(1, 32, 3, {.padding = 1}),
+                     nn::BatchNorm2d(32), nn::ReLU(),
+                     nn::MaxPool2d(2),    nn::Conv2d(32, 64, 3, {.padding = 1}),
+                     nn::BatchNorm2d(64), nn::ReLU(),
+                     nn::MaxPool2d(2),    nn::Flatten(),
+                     nn::Dropout(0.3),    nn::Linear(64 * 7 * 7, 128),
+                     nn::ReLU(),          nn::Dropout(0.3),
                      nn::Linear(128, 10)};
   double lr;
 
@@ -37,26 +41,37 @@ struct Cnn : TrainingModule {
     return net((images.to(DType::f32) * (1 / 255.0) - 0.2860).unsqueeze(1) * (1 / 0.3530));
   }
 
-  Tensor training_step(const Batch& batch, StepContext& step) override { return evaluate(batch, step, "train", true); }
-  void validation_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "val", true); }
-  void test_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "test", false); }
+  Tensor training_step(const Batch& batch, StepContext& step) override { return evaluate(batch, step, "train", 0.05); }
+  void validation_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "val"); }
+  void test_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "test"); }
 
   OptimizerConfig configure_optimizers() override {
-    return {.optimizer = optim::AdamW(parameters(), {.lr = lr}),
+    return {.optimizer = optim::AdamW(parameters(), {.lr = lr, .weight_decay = 0.05}),
             .schedule = optim::warmup_cosine(200, trainer().estimated_stepping_batches()),
             .interval = Interval::step};
   }
 
  private:
-  Tensor evaluate(const Batch& batch, StepContext& step, const std::string& stage, bool prog_bar) {
+  Tensor evaluate(const Batch& batch, StepContext& step, const std::string& stage, double label_smoothing = 0) {
     const Tensor logits = forward(batch["x"]);
-    const Tensor loss = cross_entropy(logits, batch["y"]);
+    const Tensor loss = cross_entropy(logits, batch["y"], {.label_smoothing = label_smoothing});
     const Tensor hits = eq(argmax(logits.detach(), 1), batch["y"]).to(DType::f32);
-    step.log(stage + "_loss", loss, {.prog_bar = prog_bar, .on_step = false, .on_epoch = true});
-    step.log(stage + "_acc", mean(hits), {.prog_bar = prog_bar, .on_step = false, .on_epoch = true});
+    step.log(stage + "_loss", loss, {.prog_bar = true, .on_step = false, .on_epoch = true});
+    step.log(stage + "_acc", mean(hits), {.prog_bar = true, .on_step = false, .on_epoch = true});
     return loss;
   }
 };
+
+// Mirrors each image of a batch, or leaves it, by chance: clothes have no left and right.
+void mirror(Batch& batch, Generator& generator) {
+  const Tensor images = batch["x"];
+  const std::int64_t width = images.size(-1);
+  for (std::int64_t i = 0; i < images.size(0); ++i) {
+    if (generator.below(2) == 0) continue;
+    const std::span<std::uint8_t> image = images.select(0, i).span<std::uint8_t>();
+    for (auto row = image.begin(); row != image.end(); row += width) std::reverse(row, row + width);
+  }
+}
 
 Subset rows(const std::shared_ptr<const Dataset>& data, std::int64_t begin, std::int64_t end) {
   std::vector<std::int64_t> indices(static_cast<std::size_t>(end - begin));
@@ -73,15 +88,20 @@ void run(const Options& options) {
   const std::shared_ptr<const Dataset> train_data = load(MnistSplit::train);
   const std::shared_ptr<const Dataset> test_data = load(MnistSplit::test);
   const std::int64_t held_out = train_data->size() / 12;  // 5,000 images choose the best epoch
-  const DataLoader train(rows(train_data, 0, train_data->size() - held_out),
-                         {.batch_size = options.batch_size, .shuffle = true, .num_workers = 1, .seed = options.seed});
+  const DataLoader train(
+      rows(train_data, 0, train_data->size() - held_out),
+      {.batch_size = options.batch_size, .shuffle = true, .num_workers = 1, .seed = options.seed, .transform = mirror});
   const DataLoader val(rows(train_data, train_data->size() - held_out, train_data->size()), {.batch_size = 500});
   const DataLoader test(test_data, {.batch_size = 500});
 
   manual_seed(options.seed);
   Cnn model(options.lr);
-  const auto checkpoint = std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{
-      .dirpath = options.out + "/checkpoints", .filename = "best", .monitor = "val_acc", .mode = "max", .save_last = true});
+  const auto checkpoint =
+      std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.dirpath = options.out + "/checkpoints",
+                                                               .filename = "best",
+                                                               .monitor = "val_acc",
+                                                               .mode = "max",
+                                                               .save_last = true});
   Trainer trainer({.max_epochs = options.epochs,
                    .logger = CsvLogger({.dir = options.out}),
                    .callbacks = {checkpoint, CurvePlot()},

@@ -11,8 +11,8 @@ namespace nn {
 namespace {
 
 Tensor new_weight(std::int64_t in, std::int64_t out, Pair window, std::int64_t groups) {
-  check(groups >= 1 && in % groups == 0 && out % groups == 0, "Conv2d: {} groups do not divide {} inputs and {} outputs", groups,
-        in, out);
+  check(groups >= 1 && in % groups == 0 && out % groups == 0,
+        "Conv2d: {} groups do not divide {} inputs and {} outputs", groups, in, out);
   return init::kaiming_uniform_(empty({out, in / groups, window.h, window.w}), std::sqrt(5.0));
 }
 

@@ -20,7 +20,8 @@ struct Conv2dLayerOptions {
 class Conv2d : public Module {
  public:
   Conv2d(Slot at, std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions options = {});
-  Conv2d(std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions options = {}) : Conv2d(Slot{}, in, out, window, options) {}
+  Conv2d(std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions options = {})
+      : Conv2d(Slot{}, in, out, window, options) {}
   Tensor forward(const Tensor& x) const override;
 
   Parameter weight;

@@ -15,7 +15,8 @@ struct EmbeddingOptions {
 class Embedding : public Module {
  public:
   Embedding(Slot at, std::int64_t rows, std::int64_t dim, EmbeddingOptions options = {});
-  Embedding(std::int64_t rows, std::int64_t dim, EmbeddingOptions options = {}) : Embedding(Slot{}, rows, dim, options) {}
+  Embedding(std::int64_t rows, std::int64_t dim, EmbeddingOptions options = {})
+      : Embedding(Slot{}, rows, dim, options) {}
   Tensor forward(const Tensor& index) const override { return embedding(index, weight, options_.padding_idx); }
 
   Parameter weight;
@@ -28,7 +29,9 @@ class Embedding : public Module {
 /// current generator. Srivastava et al. 2014.
 class Dropout : public Module {
  public:
-  explicit Dropout(Slot at, double p = 0.5) : Module(at), p_(p) { check(p >= 0 && p <= 1, "Dropout: p {} is not in [0, 1]", p); }
+  explicit Dropout(Slot at, double p = 0.5) : Module(at), p_(p) {
+    check(p >= 0 && p <= 1, "Dropout: p {} is not in [0, 1]", p);
+  }
   explicit Dropout(double p = 0.5) : Dropout(Slot{}, p) {}
   Tensor forward(const Tensor& x) const override { return training() ? dropout(x, p_) : x; }
 

@@ -62,17 +62,17 @@ Tensor orthogonal_(const Tensor& x, double gain, Generator& generator) {
   const NoGrad no_grad;
   const std::int64_t rows = x.size(0);
   const std::int64_t cols = rows ? x.numel() / rows : 0;
-  const bool tall = rows >= cols;
-  const Tensor drawn = randn({std::max(rows, cols), std::min(rows, cols)}, {.dtype = DType::f64}, generator);
-  using RowMajor = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  const Eigen::Map<RowMajor> a(drawn.data<double>(), drawn.size(0), drawn.size(1));
-  const Eigen::HouseholderQR<RowMajor> qr(a);
-  RowMajor q = qr.householderQ() * RowMajor::Identity(a.rows(), a.cols());
+  const std::int64_t longer = std::max(rows, cols);
+  const std::int64_t shorter = std::min(rows, cols);
+  // Column-major for Eigen: as we store it, the transpose.
+  const Tensor drawn = randn({shorter, longer}, {.dtype = DType::f64}, generator);
+  Eigen::Map<Eigen::MatrixXd> a(drawn.data<double>(), longer, shorter);
+  const Eigen::HouseholderQR<Eigen::MatrixXd> qr(a);
+  a.setIdentity();
+  a.applyOnTheLeft(qr.householderQ());
   // The signs of R's diagonal make the distribution uniform.
-  for (Eigen::Index j = 0; j < q.cols(); ++j)
-    if (qr.matrixQR()(j, j) < 0) q.col(j) = -q.col(j);
-  Eigen::Map<RowMajor>(drawn.data<double>(), drawn.size(0), drawn.size(1)) = gain * q;
-  return x.copy_((tall ? drawn : drawn.transpose(0, 1)).reshape(x.shape()).to(x.dtype()));
+  for (Eigen::Index j = 0; j < shorter; ++j) a.col(j) *= qr.matrixQR()(j, j) < 0 ? -gain : gain;
+  return x.copy_((rows <= cols ? drawn : drawn.transpose(0, 1)).reshape(x.shape()).to(x.dtype()));
 }
 
 }  // namespace nn::init

@@ -93,7 +93,10 @@ Module::Module(const Module& other) : own_(other.own_), training_(other.training
 }
 
 Module::Module(Module&& other) noexcept
-    : children_(std::move(other.children_)), own_(std::move(other.own_)), training_(other.training_), has_parent_(other.has_parent_) {
+    : children_(std::move(other.children_)),
+      own_(std::move(other.own_)),
+      training_(other.training_),
+      has_parent_(other.has_parent_) {
   if (!has_parent_) strays().add(this);
 }
 Module& Module::operator=(Module&& other) noexcept {
@@ -118,7 +121,8 @@ void Module::register_tensor(std::string_view name, const Tensor& tensor, bool t
 }
 
 void Module::check_new_name(std::string_view name) const {
-  check(!name.empty() && name.find('.') == std::string_view::npos, "a member's name must not be empty or have a dot, got '{}'", name);
+  check(!name.empty() && name.find('.') == std::string_view::npos,
+        "a member's name must not be empty or have a dot, got '{}'", name);
   const auto taken = [name](const auto& entry) { return entry.name == name; };
   check(std::none_of(children_.begin(), children_.end(), taken) && std::none_of(own_.begin(), own_.end(), taken),
         "two members are named '{}'", name);
@@ -134,9 +138,10 @@ Tensor& Module::at(const Own& own) const {
 
 void check_registered(const Module& root, std::size_t bytes) {
   if (const Module* stray = strays().within(&root, bytes))
-    throw Error(format("a {} at offset {} of the {} was built without a slot and would not be trained; write it as "
-                       "`layer{{this, \"name\"}, ...}`",
-                       stray->type_name(), offset_in(&root, stray), root.type_name()));
+    throw Error(
+        format("a {} at offset {} of the {} was built without a slot and would not be trained; write it as "
+               "`layer{{this, \"name\"}, ...}`",
+               stray->type_name(), offset_in(&root, stray), root.type_name()));
 }
 
 // ---- what is inside ----
@@ -260,7 +265,8 @@ void Module::make_tensors_own() {
 
 std::string Module::type_name() const {
   int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> full(abi::__cxa_demangle(typeid(*this).name(), nullptr, nullptr, &status), &std::free);
+  const std::unique_ptr<char, void (*)(void*)> full(
+      abi::__cxa_demangle(typeid(*this).name(), nullptr, nullptr, &status), &std::free);
   const std::string name = status == 0 ? full.get() : typeid(*this).name();
   const std::size_t last = name.find('<') == std::string::npos ? name.rfind("::") : std::string::npos;
   return last == std::string::npos ? name : name.substr(last + 2);

@@ -6,8 +6,8 @@
 //     nn::Linear up, down;
 //   };
 //
-// A member is told its parent and its name as it is built; nothing else registers it. Modules can be moved, and the names
-// go along. They are not copied but by `clone`.
+// A member is told its parent and its name as it is built; nothing else registers it. Modules can be moved, and the
+// names go along. They are not copied but by `clone`.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +33,8 @@ struct Slot {
   std::string_view name = {};
 };
 
-/// A tensor that is trained. Assigning a tensor or another parameter to it ties the two: they are one tensor with two names.
+/// A tensor that is trained. Assigning a tensor or another parameter to it ties the two: they are one tensor with two
+/// names.
 class Parameter : public Tensor {
  public:
   /// Asks for gradients if the dtype is floating. An undefined `value` (a layer without bias) registers nothing.
@@ -64,15 +65,15 @@ class Module {
   virtual Tensor forward(const Tensor& x) const;
   Tensor operator()(const Tensor& x) const { return forward(x); }
 
-  /// Parameters by full name ("body.0.weight"), those of this module first, then its children's, in order of declaration.
-  /// A tied parameter is listed once, under its first name.
+  /// Parameters by full name ("body.0.weight"), those of this module first, then its children's, in order of
+  /// declaration. A tied parameter is listed once, under its first name.
   std::vector<NamedTensor> parameters() const;
   std::vector<NamedTensor> buffers() const;
 
   /// Parameters and buffers under all their names; the tensors are the module's own, not copies.
   StateDict state_dict() const;
-  /// Copies values into the parameters and buffers. Throws Error, and changes nothing, if a name is missing or unexpected
-  /// (unless `strict` is false) or a shape differs; the text lists them all.
+  /// Copies values into the parameters and buffers. Throws Error, and changes nothing, if a name is missing or
+  /// unexpected (unless `strict` is false) or a shape differs; the text lists them all.
   void load_state_dict(std::span<const NamedTensor> state, bool strict = true);
 
   /// Training mode, for this module and everything in it: dropout drops, batch norm uses the batch. True at first.

@@ -45,7 +45,8 @@ Tensor BatchNorm::normalise(const Tensor& x) const {
 }
 
 Tensor BatchNorm1d::forward(const Tensor& x) const {
-  check(x.rank() == 2 || x.rank() == 3, "BatchNorm1d: expected x [n, channels] or [n, channels, length], got {}", x.shape());
+  check(x.rank() == 2 || x.rank() == 3, "BatchNorm1d: expected x [n, channels] or [n, channels, length], got {}",
+        x.shape());
   return normalise(x);
 }
 Tensor BatchNorm2d::forward(const Tensor& x) const {

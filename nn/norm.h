@@ -54,15 +54,19 @@ class BatchNorm : public Module {
 /// x [n, channels] or [n, channels, length].
 class BatchNorm1d : public BatchNorm {
  public:
-  explicit BatchNorm1d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm(at, channels, options) {}
-  explicit BatchNorm1d(std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm1d(Slot{}, channels, options) {}
+  explicit BatchNorm1d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {})
+      : BatchNorm(at, channels, options) {}
+  explicit BatchNorm1d(std::int64_t channels, BatchNormLayerOptions options = {})
+      : BatchNorm1d(Slot{}, channels, options) {}
   Tensor forward(const Tensor& x) const override;
 };
 /// x [n, channels, height, width].
 class BatchNorm2d : public BatchNorm {
  public:
-  explicit BatchNorm2d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm(at, channels, options) {}
-  explicit BatchNorm2d(std::int64_t channels, BatchNormLayerOptions options = {}) : BatchNorm2d(Slot{}, channels, options) {}
+  explicit BatchNorm2d(Slot at, std::int64_t channels, BatchNormLayerOptions options = {})
+      : BatchNorm(at, channels, options) {}
+  explicit BatchNorm2d(std::int64_t channels, BatchNormLayerOptions options = {})
+      : BatchNorm2d(Slot{}, channels, options) {}
   Tensor forward(const Tensor& x) const override;
 };
 

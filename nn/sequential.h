@@ -21,8 +21,9 @@ class Sequential : public Module {
     (add(std::move(layers)), ...);
   }
   template <std::derived_from<Module>... Layers>
-    requires(sizeof...(Layers) > 0 && !(sizeof...(Layers) == 1 && (std::same_as<Layers, Sequential> && ...)))
-  explicit Sequential(Layers... layers) : Sequential(Slot{}, std::move(layers)...) {}
+  requires(sizeof...(Layers) > 0 &&
+           !(sizeof...(Layers) == 1 && (std::same_as<Layers, Sequential> && ...))) explicit Sequential(Layers... layers)
+      : Sequential(Slot{}, std::move(layers)...) {}
   /// Only for clone, as all modules.
   Sequential(const Sequential& other);
   Sequential(Sequential&&) noexcept = default;

@@ -27,14 +27,17 @@ kernels::OptimGroup numbers_of(const Options& o) {
 
 }  // namespace
 
-Adam::Adam(std::vector<NamedTensor> parameters, AdamOptions options) : Adam(std::vector<ParamGroup<AdamOptions>>{{std::move(parameters), options}}) {}
+Adam::Adam(std::vector<NamedTensor> parameters, AdamOptions options)
+    : Adam(std::vector<ParamGroup<AdamOptions>>{{std::move(parameters), options}}) {}
 Adam::Adam(std::vector<ParamGroup<AdamOptions>> groups) : Adam(to_groups(std::move(groups), numbers_of<AdamOptions>)) {}
-AdamW::AdamW(std::vector<NamedTensor> parameters, AdamWOptions options) : AdamW(std::vector<ParamGroup<AdamWOptions>>{{std::move(parameters), options}}) {}
-AdamW::AdamW(std::vector<ParamGroup<AdamWOptions>> groups) : Adam(to_groups(std::move(groups), numbers_of<AdamWOptions>)) {}
+AdamW::AdamW(std::vector<NamedTensor> parameters, AdamWOptions options)
+    : AdamW(std::vector<ParamGroup<AdamWOptions>>{{std::move(parameters), options}}) {}
+AdamW::AdamW(std::vector<ParamGroup<AdamWOptions>> groups)
+    : Adam(to_groups(std::move(groups), numbers_of<AdamWOptions>)) {}
 
 void Adam::launch_step(const Update& u) const {
-  launch(u.device, kernels::AdamStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups, u.steps,
-                                     u.gradients, u.values, u.states[0].raw(), u.states[1].raw()});
+  launch(u.device, kernels::AdamStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups,
+                                     u.steps, u.gradients, u.values, u.states[0].raw(), u.states[1].raw()});
 }
 
 }  // namespace optim

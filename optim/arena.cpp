@@ -25,8 +25,8 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
   const std::int64_t unit = alignment / static_cast<std::int64_t>(size_of(first.dtype()));
   for (Slot& slot : slots_) {
     const Tensor& p = slot.parameter;
-    check(p.dtype() == first.dtype() && p.device() == first.device(), "arena: {} is {} on {}, but {} is {} on {}", slot.name,
-          name_of(p.dtype()), p.device(), slots_[0].name, name_of(first.dtype()), first.device());
+    check(p.dtype() == first.dtype() && p.device() == first.device(), "arena: {} is {} on {}, but {} is {} on {}",
+          slot.name, name_of(p.dtype()), p.device(), slots_[0].name, name_of(first.dtype()), first.device());
     check(leaf_of(p) != nullptr, "arena: {} is not a leaf that requires gradients", slot.name);
     slot.begin = size_;
     slot.end = size_ + p.numel();

@@ -12,10 +12,10 @@ namespace anneal {
 inline namespace v0 {
 namespace optim {
 
-/// Holds the values of parameters in one contiguous block and their gradients in a second of the same layout, so that an
-/// optimizer's step, a norm or a reduction over ranks is one pass over a range. The parameters become views of it: their
-/// impl keeps its identity and exchanges its storage, so every handle follows. Slots start at 64 bytes, in reverse order
-/// of registration: about the order in which gradients arrive.
+/// Holds the values of parameters in one contiguous block and their gradients in a second of the same layout, so that
+/// an optimizer's step, a norm or a reduction over ranks is one pass over a range. The parameters become views of it:
+/// their impl keeps its identity and exchanges its storage, so every handle follows. Slots start at 64 bytes, in
+/// reverse order of registration: about the order in which gradients arrive.
 class Arena {
  public:
   struct Slot {
@@ -25,8 +25,8 @@ class Arena {
     int group;                ///< the optimizer's parameter group
   };
 
-  /// Moves the parameters in; gradients that they have collected are kept. All must be leaves that require gradients, of
-  /// one dtype and device. Throws Error otherwise.
+  /// Moves the parameters in; gradients that they have collected are kept. All must be leaves that require gradients,
+  /// of one dtype and device. Throws Error otherwise.
   explicit Arena(std::vector<Slot> parameters);
 
   DType dtype() const { return values_.dtype(); }
@@ -34,8 +34,8 @@ class Arena {
   /// All values (gradients) as a vector with gaps between slots; the gaps are 0.
   const Tensor& values() const { return values_; }
   const Tensor& gradients() const { return gradients_; }
-  /// A block of zeros of the same layout, for an optimizer's state. `number` staggers its address, so that the streams of
-  /// one pass do not fall on the same cache sets.
+  /// A block of zeros of the same layout, for an optimizer's state. `number` staggers its address, so that the streams
+  /// of one pass do not fall on the same cache sets.
   Tensor new_block(int number) const;
   /// The part of a block that belongs to a slot, in the parameter's shape.
   Tensor part(const Tensor& block, const Slot& slot) const;

@@ -17,8 +17,8 @@ Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states)
   for (Group& group : groups) {
     for (const NamedTensor& p : group.parameters) {
       check(p.tensor.defined() && p.tensor.is_leaf(), "optimizer: parameter {} is not a leaf", p.name);
-      check(p.tensor.dtype() == DType::f32 || p.tensor.dtype() == DType::f64, "optimizer: parameter {} is {}; f32 and f64 can be updated",
-            p.name, name_of(p.tensor.dtype()));
+      check(p.tensor.dtype() == DType::f32 || p.tensor.dtype() == DType::f64,
+            "optimizer: parameter {} is {}; f32 and f64 can be updated", p.name, name_of(p.tensor.dtype()));
       check(seen.insert(&p.tensor.impl()).second, "optimizer: parameter {} is given twice", p.name);
       check(names.insert(p.name).second, "optimizer: two parameters are named {}", p.name);
     }
@@ -39,7 +39,8 @@ void Optimizer::rebuild() {
   for (auto& [dtype, slots] : units) {
     const Arena& arena = arenas_.emplace_back(std::move(slots));
     Work& work = work_.emplace_back();
-    for (std::size_t s = 0; s < state_names_.size(); ++s) work.states.push_back(arena.new_block(static_cast<int>(s) + 2));
+    for (std::size_t s = 0; s < state_names_.size(); ++s)
+      work.states.push_back(arena.new_block(static_cast<int>(s) + 2));
     for (const Arena::Slot& slot : arena.slots()) work.blocks.push_back({slot.begin, slot.end, slot.group, false});
     work.steps.assign(arena.slots().size(), 0);
   }
@@ -58,19 +59,20 @@ void Optimizer::step() {
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
     for (std::size_t i = 0; i < work_[a].blocks.size(); ++i) {
       const Arena::Slot& slot = arenas_[a].slots()[i];
-      check(arenas_[a].holds(slot), "{}: parameter {} was moved, converted or unfrozen since the optimizer was made; call rebuild()",
-            name(), slot.name);
+      check(arenas_[a].holds(slot),
+            "{}: parameter {} was moved, converted or unfrozen since the optimizer was made; call rebuild()", name(),
+            slot.name);
       const Leaf* leaf = leaf_of(slot.parameter);
       with_gradient -= work_[a].blocks[i].active = leaf && leaf->touched;
     }
   }
-  check(with_gradient == 0, "{}: {} of its parameters, frozen when it was made, have gradients now; call rebuild()", name(),
-        with_gradient);
+  check(with_gradient == 0, "{}: {} of its parameters, frozen when it was made, have gradients now; call rebuild()",
+        name(), with_gradient);
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
     const Arena& arena = arenas_[a];
     Work& work = work_[a];
-    launch_step({arena.dtype(), arena.values().device(), work.blocks, numbers_.data(), work.steps.data(), arena.gradients().raw(),
-                 arena.values().raw(), work.states});
+    launch_step({arena.dtype(), arena.values().device(), work.blocks, numbers_.data(), work.steps.data(),
+                 arena.gradients().raw(), arena.values().raw(), work.states});
     for (std::size_t i = 0; i < work.blocks.size(); ++i)
       if (work.blocks[i].active) arena.slots()[i].parameter.bump_version();
   }
@@ -106,7 +108,8 @@ void Optimizer::load_state_dict(std::span<const NamedTensor> state) {
     const auto it = given.find(entry.name);
     if (it == given.end()) problems += "\n  missing: " + entry.name;
     else if (it->second.shape() != entry.tensor.shape())
-      problems += format("\n  wrong shape: {} is {}, expected {}", entry.name, it->second.shape(), entry.tensor.shape());
+      problems +=
+          format("\n  wrong shape: {} is {}, expected {}", entry.name, it->second.shape(), entry.tensor.shape());
   }
   for (const NamedTensor& entry : state)
     if (std::none_of(own.begin(), own.end(), [&](const NamedTensor& o) { return o.name == entry.name; }))

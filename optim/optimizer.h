@@ -14,8 +14,8 @@ namespace anneal {
 inline namespace v0 {
 namespace optim {
 
-/// Parameters that are updated with the same numbers. An optimizer is made from parameters and options, or from a list of
-/// these: `AdamW({{decayed, {.weight_decay = 0.1}}, {others, {.weight_decay = 0}}})`.
+/// Parameters that are updated with the same numbers. An optimizer is made from parameters and options, or from a list
+/// of these: `AdamW({{decayed, {.weight_decay = 0.1}}, {others, {.weight_decay = 0}}})`.
 template <class Options>
 struct ParamGroup {
   std::vector<NamedTensor> parameters;

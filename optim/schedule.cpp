@@ -46,15 +46,16 @@ Schedule cosine_annealing_lr(std::int64_t t_max, double eta_min) {
   return [=](double base, std::int64_t step) { return half_cosine(base, eta_min, share(step, t_max)); };
 }
 Schedule warmup_cosine(std::int64_t warmup, std::int64_t total_steps, double min_factor) {
-  check<ConfigError>(warmup >= 0 && total_steps > warmup, "total_steps: expected more than the {} of the warm-up, got {}", warmup,
-                     total_steps);
+  check<ConfigError>(warmup >= 0 && total_steps > warmup,
+                     "total_steps: expected more than the {} of the warm-up, got {}", warmup, total_steps);
   return [=](double base, std::int64_t step) {
-    if (step < warmup) return base * share(step, warmup);
+    if (step < warmup) return base * share(step + 1, warmup);
     return half_cosine(base, base * min_factor, share(std::min(step, total_steps) - warmup, total_steps - warmup));
   };
 }
 
-LRScheduler::LRScheduler(Optimizer& optimizer, Schedule schedule) : optimizer_(&optimizer), schedule_(std::move(schedule)) {
+LRScheduler::LRScheduler(Optimizer& optimizer, Schedule schedule)
+    : optimizer_(&optimizer), schedule_(std::move(schedule)) {
   for (std::size_t g = 0; g < optimizer.groups(); ++g) base_.push_back(optimizer.lr(g));
   set_steps(0);
 }

@@ -26,7 +26,8 @@ Schedule exponential_lr(double gamma);
 Schedule linear_lr(double start_factor = 1.0 / 3, double end_factor = 1, std::int64_t total_steps = 5);
 /// From base to `eta_min` along half a cosine in `t_max` steps, and back again. Loshchilov & Hutter 2017.
 Schedule cosine_annealing_lr(std::int64_t t_max, double eta_min = 0);
-/// Linearly from 0 to base in `warmup` steps, then along half a cosine to base * `min_factor` at `total_steps`, and constant.
+/// Linearly up to base in `warmup` steps (the first one takes base / warmup), then along half a cosine to base *
+/// `min_factor` at `total_steps`, and constant.
 Schedule warmup_cosine(std::int64_t warmup, std::int64_t total_steps, double min_factor = 0);
 
 /// Drives the rates of an optimizer's groups by a schedule. Its whole state is the number of steps.

@@ -11,8 +11,8 @@ kernels::OptimGroup numbers_of(const SGDOptions& o) {
   check<ConfigError>(o.lr >= 0, "lr: expected at least 0, got {}", o.lr);
   check<ConfigError>(o.momentum >= 0, "momentum: expected at least 0, got {}", o.momentum);
   check<ConfigError>(o.weight_decay >= 0, "weight_decay: expected at least 0, got {}", o.weight_decay);
-  check<ConfigError>(!o.nesterov || (o.momentum > 0 && o.dampening == 0), "nesterov: needs momentum and no dampening, got {} and {}",
-                     o.momentum, o.dampening);
+  check<ConfigError>(!o.nesterov || (o.momentum > 0 && o.dampening == 0),
+                     "nesterov: needs momentum and no dampening, got {} and {}", o.momentum, o.dampening);
   kernels::OptimGroup g{};
   g.lr = o.lr;
   g.momentum = o.momentum;
@@ -25,12 +25,14 @@ kernels::OptimGroup numbers_of(const SGDOptions& o) {
 
 }  // namespace
 
-SGD::SGD(std::vector<NamedTensor> parameters, SGDOptions options) : SGD(std::vector<ParamGroup<SGDOptions>>{{std::move(parameters), options}}) {}
-SGD::SGD(std::vector<ParamGroup<SGDOptions>> groups) : Optimizer(to_groups(std::move(groups), numbers_of), {"momentum"}) {}
+SGD::SGD(std::vector<NamedTensor> parameters, SGDOptions options)
+    : SGD(std::vector<ParamGroup<SGDOptions>>{{std::move(parameters), options}}) {}
+SGD::SGD(std::vector<ParamGroup<SGDOptions>> groups)
+    : Optimizer(to_groups(std::move(groups), numbers_of), {"momentum"}) {}
 
 void SGD::launch_step(const Update& u) const {
-  launch(u.device, kernels::SgdStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups, u.steps,
-                                    u.gradients, u.values, u.states[0].raw()});
+  launch(u.device, kernels::SgdStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups,
+                                    u.steps, u.gradients, u.values, u.states[0].raw()});
 }
 
 }  // namespace optim

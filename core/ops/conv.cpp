@@ -59,8 +59,9 @@ Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const 
     const Tensor dense_x = x.contiguous();
     const Tensor dense_weight = weight.contiguous();
     const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
-    launch(x.device(), kernels::Conv2d{x.dtype(), s, dense_x.raw(), dense_weight.raw(),
-                                       bias.defined() ? dense_bias.raw() : nullptr, y.raw(), kernels::Activation::none});
+    launch(x.device(),
+           kernels::Conv2d{x.dtype(), s, dense_x.raw(), dense_weight.raw(), bias.defined() ? dense_bias.raw() : nullptr,
+                           y.raw(), kernels::Activation::none});
   }
   return record<ConvRule>(y, {x, weight, bias}, s, x, weight);
 }
@@ -85,24 +86,26 @@ Tensor weight_grad(const ConvShape& s, const Tensor& dy, const Tensor& x) {
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dOptions o) {
-  check(x.rank() == 4 && weight.rank() == 4, "conv2d: expected x [n, c, h, w] and weight [out, in, kh, kw], got {} and {}",
-        x.shape(), weight.shape());
-  check(is_floating(x.dtype()) && x.dtype() == weight.dtype(), "conv2d: expected one floating dtype, got x {} and weight {}",
-        name_of(x.dtype()), name_of(weight.dtype()));
+  check(x.rank() == 4 && weight.rank() == 4,
+        "conv2d: expected x [n, c, h, w] and weight [out, in, kh, kw], got {} and {}", x.shape(), weight.shape());
+  check(is_floating(x.dtype()) && x.dtype() == weight.dtype(),
+        "conv2d: expected one floating dtype, got x {} and weight {}", name_of(x.dtype()), name_of(weight.dtype()));
   check(o.groups >= 1 && weight.size(0) % o.groups == 0 && x.size(1) == weight.size(1) * o.groups,
         "conv2d: x {} has {} channels, weight {} in {} groups takes {}", x.shape(), x.size(1), weight.shape(), o.groups,
         weight.size(1) * o.groups);
-  check(o.stride.h >= 1 && o.stride.w >= 1 && o.dilation.h >= 1 && o.dilation.w >= 1 && o.padding.h >= 0 && o.padding.w >= 0,
+  check(o.stride.h >= 1 && o.stride.w >= 1 && o.dilation.h >= 1 && o.dilation.w >= 1 && o.padding.h >= 0 &&
+            o.padding.w >= 0,
         "conv2d: stride and dilation must be at least 1 and padding at least 0");
   if (bias.defined())
-    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(), "conv2d: weight {} needs a bias [{}], got {} {}",
-          weight.shape(), weight.size(0), name_of(bias.dtype()), bias.shape());
-  const ConvShape s{x.size(0),      x.size(1),  x.size(2),   x.size(3),   weight.size(0), weight.size(2), weight.size(3),
-                    o.stride.h,     o.stride.w, o.padding.h, o.padding.w, o.dilation.h,   o.dilation.w,   o.groups};
+    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(),
+          "conv2d: weight {} needs a bias [{}], got {} {}", weight.shape(), weight.size(0), name_of(bias.dtype()),
+          bias.shape());
+  const ConvShape s{x.size(0),  x.size(1),  x.size(2),   x.size(3),   weight.size(0), weight.size(2), weight.size(3),
+                    o.stride.h, o.stride.w, o.padding.h, o.padding.w, o.dilation.h,   o.dilation.w,   o.groups};
   check(s.kernel_h > 0 && s.kernel_w > 0 && s.h + 2 * s.padding_h >= s.dilation_h * (s.kernel_h - 1) + 1 &&
             s.w + 2 * s.padding_w >= s.dilation_w * (s.kernel_w - 1) + 1,
-        "conv2d: the window of weight {} does not fit into x {} with padding {} x {}", weight.shape(), x.shape(), s.padding_h,
-        s.padding_w);
+        "conv2d: the window of weight {} does not fit into x {} with padding {} x {}", weight.shape(), x.shape(),
+        s.padding_h, s.padding_w);
   return forward(s, x, weight, bias);
 }
 

@@ -17,13 +17,15 @@ const std::int64_t* data_of(const Tensor& index) { return static_cast<const std:
 
 void check_found(std::int64_t bad, const Tensor& index, std::int64_t size, const char* op) {
   if (bad < 0) return;
-  throw Error(format("{}: index {} at position {} is not in [0, {})", op, index.flatten().select(0, bad).item(), bad, size));
+  throw Error(
+      format("{}: index {} at position {} is not in [0, {})", op, index.flatten().select(0, bad).item(), bad, size));
 }
 
 // The part of Gather and ScatterAdd that says where an element of `index` points to in x.
 template <class Args>
 void fill_walk(Args& args, const Tensor& x, int dim, const Tensor& index, const char* op) {
-  check(index.rank() == x.rank(), "{}: index {} and tensor {} must have as many dimensions", op, index.shape(), x.shape());
+  check(index.rank() == x.rank(), "{}: index {} and tensor {} must have as many dimensions", op, index.shape(),
+        x.shape());
   args.dtype = x.dtype();
   args.rank = x.rank();
   args.dim = dim;
@@ -65,8 +67,8 @@ struct EmbeddingGradRule {
 void launch_embedding_grad(const Tensor& dy, const Tensor& index, std::int64_t padding, const Destination& to) {
   const NoGrad no_grad;
   const Tensor dense_dy = dy.contiguous();
-  launch(dy.device(), kernels::EmbeddingGrad{dy.dtype(), index.numel(), to.out.size(0), to.out.size(1), padding, data_of(index),
-                                             dense_dy.raw(), to.out.raw(), to.accumulate});
+  launch(dy.device(), kernels::EmbeddingGrad{dy.dtype(), index.numel(), to.out.size(0), to.out.size(1), padding,
+                                             data_of(index), dense_dy.raw(), to.out.raw(), to.accumulate});
 }
 Tensor embedding_grad(const Tensor& dy, const Tensor& index, const Shape& table, std::int64_t padding) {
   const Tensor dtable = empty(table, {.dtype = dy.dtype(), .device = dy.device()});
@@ -75,7 +77,8 @@ Tensor embedding_grad(const Tensor& dy, const Tensor& index, const Shape& table,
 }
 struct EmbeddingRule {
   static constexpr const char* name = "embedding";
-  static void backward(const Tensor& dy, Gradients& dx, const Tensor& index, const Tensor& table, std::int64_t padding) {
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& index, const Tensor& table,
+                       std::int64_t padding) {
     if (grad_enabled()) dx.set(0, embedding_grad(dy, index, table.shape(), padding));
     else launch_embedding_grad(dy, index, padding, dx.into(0, table));
   }
@@ -102,8 +105,9 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
 Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& src) {
   dim = x.shape().wrap(dim);
   const Tensor where = as_index(index, "scatter_add");
-  check(src.shape() == where.shape() && src.dtype() == x.dtype(), "scatter_add: index {} and a {} tensor need src like that, got {} {}",
-        where.shape(), name_of(x.dtype()), name_of(src.dtype()), src.shape());
+  check(src.shape() == where.shape() && src.dtype() == x.dtype(),
+        "scatter_add: index {} and a {} tensor need src like that, got {} {}", where.shape(), name_of(x.dtype()),
+        name_of(src.dtype()), src.shape());
   const Tensor y = [&] {
     const NoGrad no_grad;
     return x.clone();
@@ -136,10 +140,11 @@ Tensor embedding(const Tensor& index, const Tensor& table, std::int64_t padding)
         name_of(table.dtype()), table.shape());
   const Tensor where = as_index(index, "embedding");
   const Tensor dense = table.contiguous();
-  const Tensor y = empty(where.shape().with(where.rank(), table.size(1)), {.dtype = table.dtype(), .device = table.device()});
+  const Tensor y =
+      empty(where.shape().with(where.rank(), table.size(1)), {.dtype = table.dtype(), .device = table.device()});
   std::int64_t bad = -1;
-  launch(table.device(), kernels::Embedding{table.dtype(), where.numel(), table.size(0), table.size(1), dense.raw(), data_of(where),
-                                            y.raw(), &bad});
+  launch(table.device(), kernels::Embedding{table.dtype(), where.numel(), table.size(0), table.size(1), dense.raw(),
+                                            data_of(where), y.raw(), &bad});
   check_found(bad, where, table.size(0), "embedding");
   return record<EmbeddingRule>(y, {dense}, where, dense, padding);
 }

@@ -25,8 +25,10 @@ Tensor cat(std::span<const Tensor> tensors, int dim) {
   shape[dim] = 0;
   std::vector<std::int64_t> sizes;
   for (const Tensor& x : tensors) {
-    check(x.rank() == first.rank() && x.shape().without(dim) == first.shape().without(dim) && x.dtype() == first.dtype(),
-          "cat: {} {} and {} {} do not fit along dimension {}", name_of(first.dtype()), first.shape(), name_of(x.dtype()), x.shape(), dim);
+    check(
+        x.rank() == first.rank() && x.shape().without(dim) == first.shape().without(dim) && x.dtype() == first.dtype(),
+        "cat: {} {} and {} {} do not fit along dimension {}", name_of(first.dtype()), first.shape(), name_of(x.dtype()),
+        x.shape(), dim);
     sizes.push_back(x.shape()[dim]);
     shape[dim] += sizes.back();
   }
@@ -34,7 +36,8 @@ Tensor cat(std::span<const Tensor> tensors, int dim) {
   {
     const NoGrad no_grad;
     std::int64_t begin = 0;
-    for (std::size_t i = 0; i < sizes.size(); begin += sizes[i++]) y.slice(dim, begin, begin + sizes[i]).copy_(tensors[i]);
+    for (std::size_t i = 0; i < sizes.size(); begin += sizes[i++])
+      y.slice(dim, begin, begin + sizes[i]).copy_(tensors[i]);
   }
   return record_all<CatRule>(y, tensors, sizes, dim);
 }
@@ -51,8 +54,12 @@ Tensor stack(std::span<const Tensor> tensors, int dim) {
   return cat(parts, at);
 }
 
-Tensor cat(std::initializer_list<Tensor> tensors, int dim) { return cat(std::span(tensors.begin(), tensors.size()), dim); }
-Tensor stack(std::initializer_list<Tensor> tensors, int dim) { return stack(std::span(tensors.begin(), tensors.size()), dim); }
+Tensor cat(std::initializer_list<Tensor> tensors, int dim) {
+  return cat(std::span(tensors.begin(), tensors.size()), dim);
+}
+Tensor stack(std::initializer_list<Tensor> tensors, int dim) {
+  return stack(std::span(tensors.begin(), tensors.size()), dim);
+}
 
 std::vector<Tensor> split(const Tensor& x, std::int64_t size, int dim) {
   check(size >= 1, "split: pieces must have at least 1 element, got {}", size);

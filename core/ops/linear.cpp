@@ -22,8 +22,10 @@ Matrix matrix_of(const Tensor& x) {
   const std::int64_t row_stride = x.strides()[-2];
   const std::int64_t col_stride = x.strides()[-1];
   const auto at_least = [](std::int64_t stride, std::int64_t n) { return std::max<std::int64_t>(stride, n); };
-  if ((col_stride == 1 || cols == 1) && (row_stride >= cols || rows == 1)) return {x, false, at_least(rows == 1 ? cols : row_stride, 1)};
-  if ((row_stride == 1 || rows == 1) && (col_stride >= rows || cols == 1)) return {x, true, at_least(cols == 1 ? rows : col_stride, 1)};
+  if ((col_stride == 1 || cols == 1) && (row_stride >= cols || rows == 1))
+    return {x, false, at_least(rows == 1 ? cols : row_stride, 1)};
+  if ((row_stride == 1 || rows == 1) && (col_stride >= rows || cols == 1))
+    return {x, true, at_least(cols == 1 ? rows : col_stride, 1)};
   return {x.contiguous(), false, at_least(cols, 1)};
 }
 
@@ -34,26 +36,25 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destinatio
   const Matrix left = matrix_of(a);
   const Matrix right = matrix_of(b);
   const auto batch_stride = [](const Tensor& x) { return x.rank() == 3 ? x.strides()[0] : 0; };
-  launch(c.device(),
-         kernels::Gemm{.dtype = c.dtype(),
-                       .trans_a = left.transposed,
-                       .trans_b = right.transposed,
-                       .m = a.size(-2),
-                       .n = b.size(-1),
-                       .k = a.size(-1),
-                       .lda = left.ld,
-                       .ldb = right.ld,
-                       .ldc = b.size(-1),
-                       .batch = c.rank() == 3 ? c.size(0) : 1,
-                       .stride_a = batch_stride(left.tensor),
-                       .stride_b = batch_stride(right.tensor),
-                       .stride_c = batch_stride(c),
-                       .a = left.tensor.raw(),
-                       .b = right.tensor.raw(),
-                       .c = c.raw(),
-                       .bias = bias.defined() ? bias.raw() : nullptr,
-                       .activation = Activation::none,
-                       .accumulate = to.accumulate});
+  launch(c.device(), kernels::Gemm{.dtype = c.dtype(),
+                                   .trans_a = left.transposed,
+                                   .trans_b = right.transposed,
+                                   .m = a.size(-2),
+                                   .n = b.size(-1),
+                                   .k = a.size(-1),
+                                   .lda = left.ld,
+                                   .ldb = right.ld,
+                                   .ldc = b.size(-1),
+                                   .batch = c.rank() == 3 ? c.size(0) : 1,
+                                   .stride_a = batch_stride(left.tensor),
+                                   .stride_b = batch_stride(right.tensor),
+                                   .stride_c = batch_stride(c),
+                                   .a = left.tensor.raw(),
+                                   .b = right.tensor.raw(),
+                                   .c = c.raw(),
+                                   .bias = bias.defined() ? bias.raw() : nullptr,
+                                   .activation = Activation::none,
+                                   .accumulate = to.accumulate});
 }
 
 // a [.., m, k] b [.., k, n], ranks 2 or 3.
@@ -90,8 +91,8 @@ struct LinearRule {
 };
 
 void check_matmul(const Tensor& a, const Tensor& b, const char* op) {
-  check(is_floating(a.dtype()) && a.dtype() == b.dtype(), "{}: expected operands of one floating dtype, got {} and {}", op,
-        name_of(a.dtype()), name_of(b.dtype()));
+  check(is_floating(a.dtype()) && a.dtype() == b.dtype(), "{}: expected operands of one floating dtype, got {} and {}",
+        op, name_of(a.dtype()), name_of(b.dtype()));
   check(a.device() == b.device(), "{}: expected operands on one device, got {} and {}", op, a.device(), b.device());
 }
 
@@ -99,7 +100,8 @@ void check_matmul(const Tensor& a, const Tensor& b, const char* op) {
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
   check_matmul(a, b, "matmul");
-  check(a.rank() > 0 && b.rank() > 0, "matmul: expected vectors or matrices, got shapes {} and {}", a.shape(), b.shape());
+  check(a.rank() > 0 && b.rank() > 0, "matmul: expected vectors or matrices, got shapes {} and {}", a.shape(),
+        b.shape());
   if (a.rank() == 1) {
     const Tensor y = matmul(a.unsqueeze(0), b.rank() == 1 ? b.unsqueeze(1) : b);
     return b.rank() == 1 ? y.reshape({}) : y.squeeze(-2);
@@ -127,11 +129,12 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check_matmul(x, weight, "linear");
-  check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}", x.shape(),
-        weight.shape());
+  check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}",
+        x.shape(), weight.shape());
   if (bias.defined())
-    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(), "linear: the weight is {} {} but the bias is {} {}",
-          name_of(weight.dtype()), weight.shape(), name_of(bias.dtype()), bias.shape());
+    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(),
+          "linear: the weight is {} {} but the bias is {} {}", name_of(weight.dtype()), weight.shape(),
+          name_of(bias.dtype()), bias.shape());
   if (x.rank() != 2) {
     Shape shape = x.shape();
     shape[-1] = weight.size(0);

@@ -26,8 +26,8 @@ void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, con
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
   for (const Tensor& p : {weight, bias})
     if (p.defined())
-      check(p.shape() == shape && p.dtype() == x.dtype(), "{}: x {} {} needs a weight and bias of shape {}, got {} {}", op,
-            name_of(x.dtype()), x.shape(), shape, name_of(p.dtype()), p.shape());
+      check(p.shape() == shape && p.dtype() == x.dtype(), "{}: x {} {} needs a weight and bias of shape {}, got {} {}",
+            op, name_of(x.dtype()), x.shape(), shape, name_of(p.dtype()), p.shape());
 }
 
 template <bool Rms>
@@ -56,7 +56,8 @@ Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& g
   check(input.rank() >= dims && dims >= 1, "{}: x {} has fewer dimensions than the weight {}", name, input.shape(),
         weight.defined() ? weight.shape() : Shape{});
   Shape normalised;
-  for (int d = input.rank() - dims; d < input.rank(); ++d) normalised = normalised.with(normalised.rank(), input.shape()[d]);
+  for (int d = input.rank() - dims; d < input.rank(); ++d)
+    normalised = normalised.with(normalised.rank(), input.shape()[d]);
   check_affine(input, weight, bias, normalised, name);
   const Tensor x = input.contiguous();
   const std::int64_t cols = normalised.numel();
@@ -65,22 +66,32 @@ Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& g
   const Tensor mean = empty({rows}, statistics);
   const Tensor rstd = empty({rows}, statistics);
   const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
-  launch(x.device(), kernels::LayerNorm{x.dtype(), Rms, rows, cols, eps, x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
-                                        mean.raw(), rstd.raw()});
+  launch(x.device(), kernels::LayerNorm{x.dtype(), Rms, rows, cols, eps, x.raw(), raw_or_null(weight),
+                                        raw_or_null(bias), y.raw(), mean.raw(), rstd.raw()});
   return record<RowNormRule<Rms>>(y, {x, weight, bias}, x, weight, bias, mean, rstd);
 }
 
 struct BatchNormRule {
   static constexpr const char* name = "batch_norm";
-  static void backward(const Tensor& dy, Gradients& dx, bool training, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                       const Tensor& mean, const Tensor& rstd) {
+  static void backward(const Tensor& dy, Gradients& dx, bool training, const Tensor& x, const Tensor& weight,
+                       const Tensor& bias, const Tensor& mean, const Tensor& rstd) {
     check_differentiated_once(name);
     const Tensor dense_dy = dy.contiguous();
     const std::int64_t n = x.size(0);
     const std::int64_t c = x.size(1);
-    kernels::BatchNormGrad args{x.dtype(),  training,   n,              c,       x.shape().numel() / std::max<std::int64_t>(n * c, 1),
-                                x.raw(),    raw_or_null(weight), mean.raw(), rstd.raw(), dense_dy.raw(),
-                                nullptr,    nullptr,    nullptr};
+    kernels::BatchNormGrad args{x.dtype(),
+                                training,
+                                n,
+                                c,
+                                x.shape().numel() / std::max<std::int64_t>(n * c, 1),
+                                x.raw(),
+                                raw_or_null(weight),
+                                mean.raw(),
+                                rstd.raw(),
+                                dense_dy.raw(),
+                                nullptr,
+                                nullptr,
+                                nullptr};
     args.dx = new_gradient(dx, 0, x);
     args.dweight = new_gradient(dx, 1, weight);
     args.dbias = new_gradient(dx, 2, bias);
@@ -95,8 +106,8 @@ Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, dou
 }
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_norm<true>(x, weight, {}, eps); }
 
-Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var, const Tensor& given_weight,
-                  const Tensor& given_bias, BatchNormOptions options) {
+Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
+                  const Tensor& given_weight, const Tensor& given_bias, BatchNormOptions options) {
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);
   check(input.rank() >= 2, "batch_norm: expected x [n, channels, ...], got {}", input.shape());
@@ -109,7 +120,8 @@ Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor&
         "batch_norm: running statistics must be contiguous");
   const std::int64_t values = c ? input.numel() / c : 0;
   if (options.training)
-    check(c == 0 || values > 1, "batch_norm: expected more than one value a channel when training, got x {}", input.shape());
+    check(c == 0 || values > 1, "batch_norm: expected more than one value a channel when training, got x {}",
+          input.shape());
   else check(running_mean.defined(), "batch_norm: evaluation needs running statistics");
   const Tensor x = input.contiguous();
   const TensorOptions statistics{.dtype = statistics_dtype(x), .device = x.device()};
@@ -117,8 +129,8 @@ Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor&
   const Tensor rstd = empty({c}, statistics);
   const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
   launch(x.device(),
-         kernels::BatchNorm{x.dtype(), options.training, n, c, c > 0 ? values / std::max<std::int64_t>(n, 1) : 0, options.eps, options.momentum,
-                            x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
+         kernels::BatchNorm{x.dtype(), options.training, n, c, c > 0 ? values / std::max<std::int64_t>(n, 1) : 0,
+                            options.eps, options.momentum, x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
                             running_mean.defined() ? running_mean.raw() : nullptr,
                             running_var.defined() ? running_var.raw() : nullptr, mean.raw(), rstd.raw()});
   if (options.training && running_mean.defined()) {

@@ -22,16 +22,17 @@ struct UnaryGradRule {
     if (!dx.wants(1)) return;
     check(!grad_enabled(), "{}: cannot be differentiated more than twice", name);
     const Tensor out = empty_like(saved);
-    launch(g.device(), kernels::UnaryGradGrad{kernels::unary_id<Op>, g.dtype(), space_of(out.shape(), g, dy, saved, out), g.raw(),
-                                              dy.raw(), saved.raw(), out.raw()});
+    launch(g.device(),
+           kernels::UnaryGradGrad{kernels::unary_id<Op>, g.dtype(), space_of(out.shape(), g, dy, saved, out), g.raw(),
+                                  dy.raw(), saved.raw(), out.raw()});
     dx.set(1, out);
   }
 };
 template <class Op>
 Tensor unary_grad(const Tensor& dy, const Tensor& saved) {
   const Tensor dx = empty_like(saved);
-  launch(dy.device(), kernels::UnaryGrad{kernels::unary_id<Op>, dy.dtype(), space_of(dx.shape(), dy, saved, dx), dy.raw(),
-                                         saved.raw(), dx.raw()});
+  launch(dy.device(), kernels::UnaryGrad{kernels::unary_id<Op>, dy.dtype(), space_of(dx.shape(), dy, saved, dx),
+                                         dy.raw(), saved.raw(), dx.raw()});
   return record<UnaryGradRule<Op>>(dx, {dy, saved}, dy, saved);
 }
 
@@ -61,7 +62,8 @@ template <class Op>
 Tensor binary(const Tensor& a, const Tensor& b) {
   const Shape shape = check_pair(a, b, Op::name);
   const Tensor y = empty_for(a, b, shape, a.dtype());
-  launch(a.device(), kernels::Binary{kernels::binary_id<Op>, a.dtype(), space_of(shape, a, b, y), a.raw(), b.raw(), y.raw()});
+  launch(a.device(),
+         kernels::Binary{kernels::binary_id<Op>, a.dtype(), space_of(shape, a, b, y), a.raw(), b.raw(), y.raw()});
   return y;
 }
 
@@ -146,7 +148,8 @@ template <class Op>
 Tensor compare(const Tensor& a, const Tensor& b) {
   const Shape shape = check_pair(a, b, Op::name);
   const Tensor y = empty_for(a, b, shape, DType::boolean);
-  launch(a.device(), kernels::Compare{kernels::compare_id<Op>, a.dtype(), space_of(shape, a, b, y), a.raw(), b.raw(), y.raw()});
+  launch(a.device(),
+         kernels::Compare{kernels::compare_id<Op>, a.dtype(), space_of(shape, a, b, y), a.raw(), b.raw(), y.raw()});
   return y;
 }
 // Naming every op of the lists is what compiles them.
@@ -157,8 +160,12 @@ Tensor compare(const Tensor& a, const Tensor& b) {
   return std::tuple{&compare<Op>...};
 }(kernels::CompareOps{});
 
-Tensor add(const Tensor& a, const Tensor& b) { return record<AddRule>(binary<kernels::Add>(a, b), {a, b}, a.shape(), b.shape()); }
-Tensor sub(const Tensor& a, const Tensor& b) { return record<SubRule>(binary<kernels::Sub>(a, b), {a, b}, a.shape(), b.shape()); }
+Tensor add(const Tensor& a, const Tensor& b) {
+  return record<AddRule>(binary<kernels::Add>(a, b), {a, b}, a.shape(), b.shape());
+}
+Tensor sub(const Tensor& a, const Tensor& b) {
+  return record<SubRule>(binary<kernels::Sub>(a, b), {a, b}, a.shape(), b.shape());
+}
 Tensor mul(const Tensor& a, const Tensor& b) { return record<MulRule>(binary<kernels::Mul>(a, b), {a, b}, a, b); }
 Tensor div(const Tensor& a, const Tensor& b) { return record<DivRule>(binary<kernels::Div>(a, b), {a, b}, a, b); }
 Tensor pow(const Tensor& a, const Tensor& b) { return record<PowRule>(binary<kernels::Pow>(a, b), {a, b}, a, b); }
@@ -190,7 +197,8 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   check(condition.dtype() == DType::boolean, "where: expected a bool condition, got {}", name_of(condition.dtype()));
   const Shape shape = broadcast(condition.shape(), check_pair(a, b, "where"), "where");
   const Tensor y = empty_for(a, b, shape, a.dtype());
-  launch(a.device(), kernels::Where{a.dtype(), space_of(shape, condition, a, b, y), condition.raw(), a.raw(), b.raw(), y.raw()});
+  launch(a.device(),
+         kernels::Where{a.dtype(), space_of(shape, condition, a, b, y), condition.raw(), a.raw(), b.raw(), y.raw()});
   return record<WhereRule>(y, {a, b}, condition, a.shape(), b.shape());
 }
 

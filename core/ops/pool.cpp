@@ -14,13 +14,13 @@ PoolShape pool_shape(const Tensor& x, Pair window, const PoolOptions& options, c
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
   const Pair stride = options.stride.value_or(window);
   const Pair padding = options.padding;
-  check(window.h >= 1 && window.w >= 1 && stride.h >= 1 && stride.w >= 1, "{}: window and stride must be at least 1", op);
+  check(window.h >= 1 && window.w >= 1 && stride.h >= 1 && stride.w >= 1, "{}: window and stride must be at least 1",
+        op);
   check(padding.h >= 0 && padding.w >= 0 && padding.h <= window.h / 2 && padding.w <= window.w / 2,
         "{}: padding {} x {} must be at most half of the window {} x {}", op, padding.h, padding.w, window.h, window.w);
   check(x.size(2) + 2 * padding.h >= window.h && x.size(3) + 2 * padding.w >= window.w,
         "{}: the window {} x {} does not fit into x {}", op, window.h, window.w, x.shape());
-  return {x.size(0) * x.size(1), x.size(2), x.size(3),  window.h, window.w,
-          stride.h,              stride.w,  padding.h, padding.w};
+  return {x.size(0) * x.size(1), x.size(2), x.size(3), window.h, window.w, stride.h, stride.w, padding.h, padding.w};
 }
 Tensor pooled(const Tensor& x, const PoolShape& s, DType dtype) {
   return empty({x.size(0), x.size(1), s.out_h(), s.out_w()}, {.dtype = dtype, .device = x.device()});
@@ -50,7 +50,8 @@ struct MaxRule {
 Tensor max_grad(const Tensor& dy, const PoolShape& s, const Tensor& index) {
   const Tensor dx = unpooled(dy, s);
   const Tensor dense_dy = dense(dy);
-  launch(dy.device(), kernels::MaxPool2dGrad{dy.dtype(), s, dense_dy.raw(), static_cast<const std::int32_t*>(index.raw()), dx.raw()});
+  launch(dy.device(), kernels::MaxPool2dGrad{dy.dtype(), s, dense_dy.raw(),
+                                             static_cast<const std::int32_t*>(index.raw()), dx.raw()});
   return record<MaxGradRule>(dx, {dy}, s, index);
 }
 
@@ -59,11 +60,15 @@ Tensor avg_grad(const Tensor& dy, const PoolShape& s, bool count_include_pad);
 
 struct AvgRule {
   static constexpr const char* name = "avg_pool2d";
-  static void backward(const Tensor& dy, Gradients& dx, const PoolShape& s, bool include) { dx.set(0, avg_grad(dy, s, include)); }
+  static void backward(const Tensor& dy, Gradients& dx, const PoolShape& s, bool include) {
+    dx.set(0, avg_grad(dy, s, include));
+  }
 };
 struct AvgGradRule {
   static constexpr const char* name = "avg_pool2d_backward";
-  static void backward(const Tensor& g, Gradients& dx, const PoolShape& s, bool include) { dx.set(0, avg_forward(g, s, include)); }
+  static void backward(const Tensor& g, Gradients& dx, const PoolShape& s, bool include) {
+    dx.set(0, avg_forward(g, s, include));
+  }
 };
 Tensor avg_forward(const Tensor& x, const PoolShape& s, bool count_include_pad) {
   const Tensor y = pooled(x, s, x.dtype());

@@ -25,7 +25,8 @@ Tensor masked(const Tensor& input, double p, std::uint64_t seed, std::uint64_t o
   return record<DropoutRule>(y, {x}, p, seed, offset);
 }
 
-Tensor draw(kernels::Distribution distribution, double a, double b, const Shape& shape, TensorOptions options, Generator& generator) {
+Tensor draw(kernels::Distribution distribution, double a, double b, const Shape& shape, TensorOptions options,
+            Generator& generator) {
   Tensor y = empty(shape, options);
   const std::uint64_t offset = generator.reserve(static_cast<std::uint64_t>(y.numel()));
   launch(y.device(), kernels::Random{distribution, y.dtype(), y.numel(), a, b, generator.seed(), offset, y.raw()});
@@ -51,7 +52,8 @@ Tensor randn(const Shape& shape, TensorOptions options, Generator& generator) {
 }
 Tensor randint(std::int64_t low, std::int64_t high, const Shape& shape, TensorOptions options, Generator& generator) {
   check(low < high, "randint: nothing in [{}, {})", low, high);
-  return draw(kernels::Distribution::integer, static_cast<double>(low), static_cast<double>(high), shape, options, generator);
+  return draw(kernels::Distribution::integer, static_cast<double>(low), static_cast<double>(high), shape, options,
+              generator);
 }
 
 Tensor randperm(std::int64_t n, Generator& generator) {

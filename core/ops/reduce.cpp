@@ -137,7 +137,8 @@ Tensor arg(bool largest, const Tensor& x, int dim, bool keepdim) {
 }  // namespace
 
 Tensor sum(const Tensor& x, std::span<const int> dims, bool keepdim) {
-  check(x.dtype() != DType::u8 && x.dtype() != DType::boolean, "sum: convert {} to a wider dtype first", name_of(x.dtype()));
+  check(x.dtype() != DType::u8 && x.dtype() != DType::boolean, "sum: convert {} to a wider dtype first",
+        name_of(x.dtype()));
   const Plan plan = plan_for(x, dims, "sum");
   return record<SumRule>(reduce(Reduction::sum, x, plan, keepdim), {x}, x.shape(), plan.keepdim);
 }
@@ -149,8 +150,12 @@ Tensor mean(const Tensor& x, std::span<const int> dims, bool keepdim) {
                           static_cast<double>(plan.count));
 }
 
-Tensor amax(const Tensor& x, std::span<const int> dims, bool keepdim) { return extreme(Reduction::max, x, dims, keepdim, "amax"); }
-Tensor amin(const Tensor& x, std::span<const int> dims, bool keepdim) { return extreme(Reduction::min, x, dims, keepdim, "amin"); }
+Tensor amax(const Tensor& x, std::span<const int> dims, bool keepdim) {
+  return extreme(Reduction::max, x, dims, keepdim, "amax");
+}
+Tensor amin(const Tensor& x, std::span<const int> dims, bool keepdim) {
+  return extreme(Reduction::min, x, dims, keepdim, "amin");
+}
 Tensor argmax(const Tensor& x, int dim, bool keepdim) { return arg(true, x, dim, keepdim); }
 Tensor argmin(const Tensor& x, int dim, bool keepdim) { return arg(false, x, dim, keepdim); }
 

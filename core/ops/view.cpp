@@ -51,7 +51,8 @@ Shape resolve(const Tensor& x, Shape shape, const char* op) {
     }
   }
   if (unknown >= 0) {
-    check(known > 0 && x.numel() % known == 0, "{}: {} elements of shape {} do not fit {}", op, x.numel(), x.shape(), shape);
+    check(known > 0 && x.numel() % known == 0, "{}: {} elements of shape {} do not fit {}", op, x.numel(), x.shape(),
+          shape);
     shape[unknown] = x.numel() / known;
   }
   check(shape.numel() == x.numel(), "{}: {} elements of shape {} do not fit {}", op, x.numel(), x.shape(), shape);
@@ -147,7 +148,8 @@ Tensor Tensor::flatten(int from, int to) const {
 }
 
 Tensor Tensor::permute(std::span<const int> order) const {
-  check(static_cast<int>(order.size()) == rank(), "permute: {} dimensions for a tensor of shape {}", order.size(), shape());
+  check(static_cast<int>(order.size()) == rank(), "permute: {} dimensions for a tensor of shape {}", order.size(),
+        shape());
   Shape new_shape = shape();
   Shape new_strides = strides();
   Shape inverse = shape();
@@ -180,8 +182,8 @@ Tensor Tensor::slice(int dim, std::int64_t begin, std::int64_t end, std::int64_t
   Shape new_strides = strides();
   new_shape[dim] = (end - begin + step - 1) / step;
   new_strides[dim] *= step;
-  return record<SliceRule>(view_of(*this, impl_->offset + begin * strides()[dim], new_shape, new_strides), {*this}, shape(),
-                           Slice{dim, begin, end, step});
+  return record<SliceRule>(view_of(*this, impl_->offset + begin * strides()[dim], new_shape, new_strides), {*this},
+                           shape(), Slice{dim, begin, end, step});
 }
 
 Tensor Tensor::select(int dim, std::int64_t index) const {
@@ -201,12 +203,14 @@ Tensor Tensor::expand(const Shape& to) const {
 
 Tensor Tensor::squeeze(int dim) const {
   check(size(dim) == 1, "squeeze: dimension {} of shape {} is not 1", dim, shape());
-  return record<ReshapeRule>(view_of(*this, impl_->offset, shape().without(dim), strides().without(dim)), {*this}, shape());
+  return record<ReshapeRule>(view_of(*this, impl_->offset, shape().without(dim), strides().without(dim)), {*this},
+                             shape());
 }
 
 Tensor Tensor::unsqueeze(int dim) const {
   const int at = dim < 0 ? dim + rank() + 1 : dim;
-  return record<ReshapeRule>(view_of(*this, impl_->offset, shape().with(at, 1), strides().with(at, 1)), {*this}, shape());
+  return record<ReshapeRule>(view_of(*this, impl_->offset, shape().with(at, 1), strides().with(at, 1)), {*this},
+                             shape());
 }
 
 Tensor Tensor::clone() const {

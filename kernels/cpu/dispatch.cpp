@@ -17,8 +17,9 @@ bool supported(std::string_view level) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (level == "x86_64_v4")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avx2");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("avx2");
   if (level == "x86_64_v3") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (level == "x86_64_v2") return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
 #endif

@@ -10,7 +10,7 @@ inline constexpr const char* version = "0.1.0";
 /// and the missing name says which ones it was compiled with.
 extern const int compiled_with_headers_of_anneal_0_1_0;
 namespace {
-[[gnu::used]] const int* const same_headers = &compiled_with_headers_of_anneal_0_1_0;
+[[gnu::used]] const int* const same_headers = &compiled_with_headers_of_anneal_0_1_0;  // NOLINT: one each, on purpose
 }
 
 }  // namespace v0

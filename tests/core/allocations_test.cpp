@@ -1,71 +1,14 @@
-// A steady training step asks the system for nothing: no call of malloc, no growth. This program's malloc counts its
-// calls.
+// A steady training step asks the system for nothing: no call of malloc, no growth.
 #include <gtest/gtest.h>
 
-#include <atomic>
-#include <cerrno>
-#include <cstdint>
-#include <cstdlib>
 #include <fstream>
 
 #include "anneal/core/ops.h"
-#include "anneal/core/sanitizer.h"
 #include "anneal/nn/nn.h"
 #include "anneal/optim/adam.h"
+#include "anneal/tests/malloc_count.h"
 
-#if ANNEAL_ASAN || defined(__SANITIZE_THREAD__) || !defined(__GLIBC__)
-#define ANNEAL_COUNTS 0  // sanitizers have a malloc of their own
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define ANNEAL_COUNTS 0
-#endif
-#endif
-#if !defined(ANNEAL_COUNTS)
-#define ANNEAL_COUNTS 1
-#endif
-
-using namespace anneal;
-
-namespace {
-
-std::atomic<std::int64_t> calls{0};
-
-}  // namespace
-
-#if ANNEAL_COUNTS
-
-// glibc's functions under their other names.
-extern "C" {
-void* __libc_malloc(std::size_t);
-void* __libc_calloc(std::size_t, std::size_t);
-void* __libc_realloc(void*, std::size_t);
-void* __libc_memalign(std::size_t, std::size_t);
-
-void* malloc(std::size_t bytes) noexcept {
-  ++calls;
-  return __libc_malloc(bytes);
-}
-void* calloc(std::size_t n, std::size_t bytes) noexcept {
-  ++calls;
-  return __libc_calloc(n, bytes);
-}
-void* realloc(void* block, std::size_t bytes) noexcept {
-  ++calls;
-  return __libc_realloc(block, bytes);
-}
-void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {
-  ++calls;
-  return __libc_memalign(alignment, bytes);
-}
-int posix_memalign(void** block, std::size_t alignment, std::size_t bytes) noexcept {
-  ++calls;
-  *block = __libc_memalign(alignment, bytes);
-  return *block ? 0 : ENOMEM;
-}
-}
-
-#endif
-
+namespace anneal {
 namespace {
 
 struct Mlp : nn::Module {
@@ -102,18 +45,18 @@ std::int64_t resident_kilobytes() {
 }
 
 TEST(Allocations, NoneFromTheThirdStepOn) {
-  if (!ANNEAL_COUNTS) GTEST_SKIP() << "calls of malloc cannot be counted in this build";
-  const std::int64_t before = calls;
+  if (!testing::counts_malloc) GTEST_SKIP() << "calls of malloc cannot be counted in this build";
+  const std::int64_t before = testing::malloc_calls;
   void* volatile probe = std::malloc(100);
   std::free(probe);
-  ASSERT_GT(calls, before) << "calls of malloc are not seen";
+  ASSERT_GT(testing::malloc_calls, before) << "calls of malloc are not seen";
 
   Training training;
   for (int i = 0; i < 2; ++i) training.step();
   for (int i = 3; i <= 20; ++i) {
-    const std::int64_t so_far = calls;
+    const std::int64_t so_far = testing::malloc_calls;
     training.step();
-    ASSERT_EQ(calls - so_far, 0) << "in step " << i;
+    ASSERT_EQ(testing::malloc_calls - so_far, 0) << "in step " << i;
   }
 }
 
@@ -132,7 +75,8 @@ TEST(Allocations, ThousandStepsDoNotGrow) {
   EXPECT_EQ(after.peak, before.peak);
   EXPECT_EQ(after.misses, before.misses);
   EXPECT_GT(after.requests, before.requests);
-  if (ANNEAL_COUNTS) { EXPECT_LE(resident_kilobytes() - resident, 256); }
+  if (testing::counts_malloc) { EXPECT_LE(resident_kilobytes() - resident, 256); }
 }
 
 }  // namespace
+}  // namespace anneal

@@ -14,14 +14,11 @@
 using namespace anneal;
 using anneal::testing::error_of;
 using anneal::testing::expect_contains;
+using anneal::testing::leaf;
 
 namespace {
 
 using Doubles = std::vector<double>;
-
-Tensor leaf(std::initializer_list<double> values) {
-  return tensor(values, {.dtype = DType::f64, .requires_grad = true});
-}
 
 // Runs `f` where deep recursion would overflow.
 void with_small_stack(void (*f)()) {

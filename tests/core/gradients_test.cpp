@@ -11,14 +11,11 @@
 using namespace anneal;
 using anneal::testing::error_of;
 using anneal::testing::expect_contains;
+using anneal::testing::leaf;
 
 namespace {
 
 using Doubles = std::vector<double>;
-
-Tensor leaf(std::initializer_list<double> values) {
-  return tensor(values, {.dtype = DType::f64, .requires_grad = true});
-}
 
 // ---- hooks ----
 

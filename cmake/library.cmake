@@ -12,12 +12,16 @@ if(anneal_has_zlib)
   target_link_libraries(anneal PRIVATE ZLIB::ZLIB)
 endif()
 
+if(anneal_has_gloo)
+  target_link_libraries(anneal PRIVATE gloo)
+endif()
+
 # `cmake --install`, and then find_package(anneal) and anneal::anneal.
 include(CMakePackageConfigHelpers)
 install(TARGETS anneal EXPORT annealTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(FILES anneal.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/anneal)
-install(DIRECTORY kernels core nn data optim trainer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/anneal
-  FILES_MATCHING PATTERN "*.h" PATTERN "cpu" EXCLUDE PATTERN "ops" EXCLUDE)
+install(DIRECTORY kernels core nn data optim dist trainer DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/anneal
+  FILES_MATCHING PATTERN "*.h" PATTERN "cpu" EXCLUDE PATTERN "cuda" EXCLUDE PATTERN "ops" EXCLUDE)
 install(EXPORT annealTargets NAMESPACE anneal:: DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/anneal)
 configure_package_config_file(cmake/annealConfig.cmake.in ${PROJECT_BINARY_DIR}/annealConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/anneal)

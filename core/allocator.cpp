@@ -5,14 +5,17 @@
 #include <atomic>
 #include <bit>
 #include <cstdlib>
+#include <deque>
 #include <mutex>
 #include <utility>
+#include <vector>
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
 #include "anneal/core/error.h"
+#include "anneal/core/gpu.h"
 #include "anneal/core/sanitizer.h"
 
 namespace anneal {
@@ -34,10 +37,10 @@ SizeClass size_class(std::size_t bytes) {
   return {static_cast<std::size_t>(exponent - 8) * 4 + quarters - 4, quarters * quarter};
 }
 
-// Free blocks are chained through their own first bytes: the allocator itself allocates nothing.
-class CachingHostAllocator final : public Allocator {
+// Keeps freed blocks by size class. What a block is made of, and when it may be used again, is for others to say.
+class CachingAllocator : public Allocator {
  public:
-  ~CachingHostAllocator() override { empty_cache(); }
+  explicit CachingAllocator(std::string name) : name_(std::move(name)) {}
 
   void* allocate(std::size_t bytes) override {
     if (bytes == 0) return nullptr;
@@ -45,19 +48,23 @@ class CachingHostAllocator final : public Allocator {
     const std::lock_guard lock(mutex_);
     ++stats_.requests;
     check<OutOfMemory>(limit_ == 0 || stats_.active + rounded <= limit_,
-                       "cpu: allocating {} bytes would pass the limit of {} ({} in use)", bytes, limit_, stats_.active);
-    void* block = free_.at(index);
+                       "{}: allocating {} bytes would pass the limit of {} ({} in use)", name_, bytes, limit_,
+                       stats_.active);
+    void* block = take(index);
     if (block) {
-      unpoison(block, rounded);
-      free_[index] = *static_cast<void**>(block);
       stats_.cached -= rounded;
     } else {
       block = from_system(rounded);
+      if (!block) {  // what is cached in other sizes may be enough
+        give_back();
+        block = from_system(rounded);
+      }
+      check<OutOfMemory>(block != nullptr, "{}: no {} bytes left ({} in use)", name_, bytes, stats_.active);
       ++stats_.misses;
     }
     stats_.active += rounded;
     stats_.peak = std::max(stats_.peak, stats_.active);
-    poison(static_cast<std::byte*>(block) + bytes, rounded - bytes);
+    lend(block, bytes, rounded);
     return block;
   }
 
@@ -65,9 +72,7 @@ class CachingHostAllocator final : public Allocator {
     if (!block) return;
     const auto [index, rounded] = size_class(bytes);
     const std::lock_guard lock(mutex_);
-    unpoison(block, rounded);
-    *static_cast<void**>(block) = std::exchange(free_[index], block);
-    poison(static_cast<void**>(block) + 1, rounded - sizeof(void*));
+    keep(index, block, rounded);
     stats_.active -= rounded;
     stats_.cached += rounded;
   }
@@ -79,14 +84,7 @@ class CachingHostAllocator final : public Allocator {
 
   void empty_cache() override {
     const std::lock_guard lock(mutex_);
-    for (void*& head : free_) {
-      while (head) {
-        void* block = head;
-        head = *static_cast<void**>(block);
-        std::free(block);
-      }
-    }
-    stats_.cached = 0;
+    give_back();
   }
 
   void set_limit(std::size_t bytes) override {
@@ -94,42 +92,157 @@ class CachingHostAllocator final : public Allocator {
     limit_ = bytes;
   }
 
- private:
-  static void* from_system(std::size_t bytes) {
-    const std::size_t alignment = bytes >= huge_page ? huge_page : 64;
-    void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
-    check<OutOfMemory>(block != nullptr, "cpu: the system has no {} bytes left", bytes);
-#if defined(__linux__)
-    if (bytes >= huge_page) ::madvise(block, bytes, MADV_HUGEPAGE);  // first touch costs a quarter
-#endif
+ protected:
+  static constexpr std::size_t size_classes = 240;
+  // Null if there is none left.
+  virtual void* from_system(std::size_t bytes) = 0;
+  virtual void to_system(void* block) noexcept = 0;
+  virtual void lend(void* /*block*/, std::size_t /*bytes*/, std::size_t /*rounded*/) {}
+  // A block comes back, and is taken again: null if there is none of this class that may be.
+  virtual void keep(std::size_t index, void* block, std::size_t /*rounded*/) { free_.at(index).push_back(block); }
+  virtual void* take(std::size_t index) {
+    std::vector<void*>& blocks = free_.at(index);
+    if (blocks.empty()) return nullptr;
+    void* block = blocks.back();
+    blocks.pop_back();
     return block;
   }
+  virtual void give_back() {
+    for (std::vector<void*>& blocks : free_) {
+      for (void* block : blocks) to_system(block);
+      blocks.clear();
+    }
+    stats_.cached = 0;
+  }
 
-  mutable std::mutex mutex_;
-  std::array<void*, 240> free_{};
   MemoryStats stats_;
+
+ private:
+  std::string name_;
+  mutable std::mutex mutex_;
+  std::array<std::vector<void*>, size_classes> free_;
   std::size_t limit_ = 0;
 };
 
-std::atomic<Allocator*> replaced{nullptr};
+class HostAllocator final : public CachingAllocator {
+ public:
+  HostAllocator() : CachingAllocator("cpu") {}
 
-void check_device(Device device) {
-  check(device.kind == DeviceKind::cpu, "{}: this library was built without CUDA", device);
+ private:
+  void* from_system(std::size_t bytes) override {
+    const std::size_t alignment = bytes >= huge_page ? huge_page : 64;
+    void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+#if defined(__linux__)
+    if (block && bytes >= huge_page) ::madvise(block, bytes, MADV_HUGEPAGE);  // first touch costs a quarter
+#endif
+    return block;
+  }
+  void to_system(void* block) noexcept override { std::free(block); }
+  void lend(void* block, std::size_t bytes, std::size_t rounded) override {
+    unpoison(block, bytes);
+    poison(static_cast<std::byte*>(block) + bytes, rounded - bytes);
+  }
+  void keep(std::size_t index, void* block, std::size_t rounded) override {
+    CachingAllocator::keep(index, block, rounded);
+    poison(block, rounded);
+  }
+};
+
+// Everything of a device runs in one stream: a block that is freed may be lent again at once, as what reads it is
+// queued before what will write it.
+class GpuAllocator final : public CachingAllocator {
+ public:
+  explicit GpuAllocator(Device device) : CachingAllocator(format("{}", device)), device_(device) {}
+
+ private:
+  void* from_system(std::size_t bytes) override {
+    gpu::set_device(device_.index);
+    return gpu::allocate(bytes);
+  }
+  void to_system(void* block) noexcept override {
+    gpu::set_device(device_.index);
+    gpu::release(block);
+  }
+  Device device_;
+};
+
+// A freed block may still be read by copies to a device: it waits for a mark in that device's stream.
+class PinnedAllocator final : public CachingAllocator {
+ public:
+  PinnedAllocator() : CachingAllocator("pinned memory") {}
+
+ private:
+  struct Pending {
+    std::size_t index, rounded;
+    void* block;
+    gpu::Event read;
+  };
+  void* from_system(std::size_t bytes) override { return gpu::allocate_pinned(bytes); }
+  void to_system(void* block) noexcept override { gpu::release_pinned(block); }
+  void keep(std::size_t index, void* block, std::size_t rounded) override {
+    pending_.push_back({index, rounded, block, gpu::Event()});
+    pending_.back().read.record(gpu::compute_stream(gpu::current_device()));
+  }
+  void* take(std::size_t index) override {
+    while (!pending_.empty() && pending_.front().read.done()) {
+      CachingAllocator::keep(pending_.front().index, pending_.front().block, pending_.front().rounded);
+      pending_.pop_front();
+    }
+    return CachingAllocator::take(index);
+  }
+  void give_back() override {
+    std::size_t waiting = 0;
+    for (const Pending& pending : pending_) waiting += pending.rounded;
+    CachingAllocator::give_back();
+    stats_.cached = waiting;
+  }
+
+  std::deque<Pending> pending_;
+};
+
+constexpr int most_devices = 16;
+
+std::atomic<Allocator*>& replacement_for(Device device) {
+  static std::array<std::atomic<Allocator*>, most_devices + 1> replaced{};
+  check_device(device);
+  return replaced.at(device.kind == DeviceKind::cpu ? 0 : static_cast<std::size_t>(device.index) + 1);
+}
+
+// Allocators are never destroyed: tensors may be static.
+Allocator& caching_allocator(Device device) {
+  if constexpr (has_gpu) {
+    if (device.kind == DeviceKind::cuda) {
+      static std::array<std::atomic<Allocator*>, most_devices> made{};
+      static std::mutex mutex;
+      std::atomic<Allocator*>& slot = made.at(static_cast<std::size_t>(device.index));
+      if (Allocator* there = slot.load(std::memory_order_acquire)) return *there;
+      const std::lock_guard lock(mutex);
+      if (!slot.load()) slot.store(new GpuAllocator(device), std::memory_order_release);
+      return *slot.load();
+    }
+  }
+  static Allocator& host = *new HostAllocator;
+  return host;
 }
 
 }  // namespace
 
 Allocator& allocator(Device device) {
-  check_device(device);
-  if (Allocator* own = replaced.load(std::memory_order_acquire)) return *own;
-  // Never destroyed: tensors may be static.
-  static Allocator& caching = *new CachingHostAllocator;
-  return caching;
+  if (Allocator* own = replacement_for(device).load(std::memory_order_acquire)) return *own;
+  return caching_allocator(device);
+}
+
+Allocator& pinned_allocator() {
+  check_device({DeviceKind::cuda});
+  if constexpr (has_gpu) {
+    static Allocator& pinned = *new PinnedAllocator;
+    return pinned;
+  }
+  return allocator();
 }
 
 void set_allocator(Device device, Allocator* replacement) {
-  check_device(device);
-  replaced.store(replacement, std::memory_order_release);
+  replacement_for(device).store(replacement, std::memory_order_release);
 }
 
 }  // namespace v0

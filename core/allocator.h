@@ -35,6 +35,9 @@ class Allocator {
 
 /// The allocator of a device. Throws Error for a device that this build does not have.
 Allocator& allocator(Device device = {});
+/// Page-locked memory of the host, which GPUs copy from and to fastest, beside their kernels. A freed block is lent
+/// again when the copies that were queued before have run. Throws Error without a CUDA device.
+Allocator& pinned_allocator();
 /// Replaces a device's allocator by the embedder's own; null restores the caching one. Blocks that are in use go back
 /// to the allocator they came from, which must outlive them.
 void set_allocator(Device device, Allocator* replacement);

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "anneal/core/autocast.h"
 #include "anneal/core/ops.h"
 
 namespace anneal {
@@ -130,6 +131,7 @@ class Engine {
   /// Leaves collect gradients unless this is for `captured`, whose gradients are left there.
   void run(const Tensor& root, const Tensor& seed, std::span<const Tensor> inputs, std::span<Tensor> captured) {
     const GradMode mode(options_.create_graph);
+    const Autocast as_they_come(std::nullopt);  // gradients have the dtypes of their tensors
     const Ref<Node> root_node = root.impl().grad_fn;
     count(root_node.get());
     arrive(root_node.get(), seed);

@@ -118,6 +118,14 @@ class Node : public RefCounted {
   Node* next_dead_ = nullptr;
 };
 
+/// What is still to be done to gradients in slots: an optimizer leaves a factor to its next step. Who reads a gradient
+/// has it done first.
+class DeferredGradients : public RefCounted {
+ public:
+  virtual void apply() = 0;
+  bool pending = false;
+};
+
 /// Collects the gradient of a tensor that asked for one.
 class Leaf final : public Node {
  public:
@@ -131,6 +139,8 @@ class Leaf final : public Node {
   bool touched = false;
   /// The same gradient as part of a graph, after a backward with create_graph.
   Tensor recorded;
+  /// May be null.
+  Ref<DeferredGradients> deferred;
 };
 /// The leaf of a tensor that asked for gradients, else null.
 Leaf* leaf_of(const Tensor& tensor);

@@ -96,6 +96,8 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, double value);
 // ---- reductions over some dimensions, or all if `dims` is empty; kept with size 1 if `keepdim` ----
 
 Tensor sum(const Tensor& x, std::span<const int> dims, bool keepdim = false);
+/// The result has `dtype`: 16-bit numbers summed to f32 are rounded once, at most.
+Tensor sum(const Tensor& x, std::span<const int> dims, bool keepdim, DType dtype);
 Tensor mean(const Tensor& x, std::span<const int> dims, bool keepdim = false);
 /// Equal maxima (minima) share the gradient evenly. Throws Error where there is nothing to reduce.
 Tensor amax(const Tensor& x, std::span<const int> dims, bool keepdim = false);
@@ -107,6 +109,9 @@ Tensor logsumexp(const Tensor& x, std::span<const int> dims, bool keepdim = fals
 using Dims = std::initializer_list<int>;
 inline std::span<const int> as_span(Dims dims) { return {dims.begin(), dims.size()}; }
 inline Tensor sum(const Tensor& x, Dims dims = {}, bool keepdim = false) { return sum(x, as_span(dims), keepdim); }
+inline Tensor sum(const Tensor& x, Dims dims, bool keepdim, DType dtype) {
+  return sum(x, as_span(dims), keepdim, dtype);
+}
 inline Tensor mean(const Tensor& x, Dims dims = {}, bool keepdim = false) { return mean(x, as_span(dims), keepdim); }
 inline Tensor amax(const Tensor& x, Dims dims = {}, bool keepdim = false) { return amax(x, as_span(dims), keepdim); }
 inline Tensor amin(const Tensor& x, Dims dims = {}, bool keepdim = false) { return amin(x, as_span(dims), keepdim); }

@@ -5,7 +5,9 @@
 namespace anneal {
 inline namespace v0 {
 
-Storage::Storage(std::size_t bytes, Device device) : bytes_(bytes), device_(device), from_(&allocator(device)) {
+Storage::Storage(std::size_t bytes, Device device) : Storage(bytes, device, allocator(device)) {}
+
+Storage::Storage(std::size_t bytes, Device device, Allocator& from) : bytes_(bytes), device_(device), from_(&from) {
   data_ = static_cast<std::byte*>(from_->allocate(bytes));
 }
 

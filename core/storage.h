@@ -15,6 +15,8 @@ class Storage final : public RefCounted {
  public:
   /// Uninitialised memory. Throws OutOfMemory.
   Storage(std::size_t bytes, Device device);
+  /// The same from an allocator of that device's memory.
+  Storage(std::size_t bytes, Device device, Allocator& from);
   /// The bytes [offset, offset + bytes) of `whole`, which is kept alive.
   Storage(Ref<Storage> whole, std::size_t offset, std::size_t bytes);
   ~Storage() override;

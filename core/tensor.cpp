@@ -4,6 +4,7 @@
 
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
+#include "anneal/core/gpu.h"
 #include "anneal/core/ops.h"
 #include "anneal/core/space.h"
 
@@ -50,10 +51,50 @@ std::vector<double> Tensor::to_vector() const {
   return values;
 }
 
+namespace {
+
+// Copies the bytes of dense tensors of one dtype and size.
+void copy_between(const Tensor& from, const Tensor& to) {
+  const std::size_t bytes = static_cast<std::size_t>(from.numel()) * size_of(from.dtype());
+  if (bytes == 0) return;
+  if constexpr (has_gpu) {
+    const bool up = to.device().kind == DeviceKind::cuda, down = from.device().kind == DeviceKind::cuda;
+    if (up && down) {  // between two GPUs, by way of the host
+      copy_between(from.to(Device{}), to);
+    } else {
+      const Device device = up ? to.device() : from.device();
+      gpu::copy(to.raw(), from.raw(), bytes, up ? gpu::Copying::to_device : gpu::Copying::to_host, stream_of(device));
+      if (down) synchronize(device);
+    }
+  }
+}
+
+struct ToDeviceRule {
+  static constexpr const char* name = "to";
+  static void backward(const Tensor& dy, Gradients& dx, Device from) { dx.set(0, dy.to(from)); }
+};
+
+}  // namespace
+
 Tensor Tensor::to(Device device) const {
   if (device == this->device()) return *this;
-  allocator(device);  // throws what is missing
-  throw Error(format("copying from {} to {} is not possible in this build", this->device(), device));
+  check_device(device);
+  const Tensor y = empty(shape(), {.dtype = dtype(), .device = device});
+  {
+    const NoGrad no_grad;
+    copy_between(contiguous(), y);
+  }
+  return record<ToDeviceRule>(y, {*this}, this->device());
+}
+
+Tensor Tensor::pin_memory() const {
+  check(device() == Device{}, "pin_memory: expected a tensor on the cpu, got {}", device());
+  const auto bytes = static_cast<std::size_t>(numel()) * size_of(dtype());
+  const auto storage = make_ref<Storage>(bytes, Device{}, pinned_allocator());
+  const Tensor y(make_ref<TensorImpl>(storage, 0, shape(), shape().contiguous_strides(), dtype()));
+  const NoGrad no_grad;
+  y.copy_(*this);
+  return y;
 }
 
 // ---- autograd ----
@@ -77,6 +118,7 @@ Tensor& Tensor::set_requires_grad(bool on) {
 Tensor Tensor::grad() const {
   const Leaf* leaf = leaf_of(*this);
   if (!leaf || !leaf->touched) return {};
+  if (leaf->deferred && leaf->deferred->pending) leaf->deferred->apply();
   return leaf->recorded.defined() ? leaf->recorded : leaf->slot;
 }
 

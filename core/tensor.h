@@ -29,6 +29,9 @@ struct TensorImpl final : RefCounted {
   DType dtype = DType::f32;
   /// The op that made it (its gradient goes there), a Leaf that collects gradients, or null: needs none.
   Ref<Node> grad_fn;
+  /// A parameter's 16-bit copy and the version of `storage` that it was made from (core/autocast.h).
+  Ref<TensorImpl> twin;
+  std::uint32_t twin_version = 0;
 
   TensorImpl(Ref<Storage> storage, std::int64_t offset, const Shape& shape, const Shape& strides, DType dtype);
   ~TensorImpl() override;
@@ -79,7 +82,10 @@ class Tensor {
 
   /// Converted; the tensor itself when there is nothing to do. Differentiable.
   Tensor to(DType dtype) const;
+  /// On another device; the tensor itself if it is there. Copies to a GPU are queued, copies from one are waited for.
   Tensor to(Device device) const;
+  /// A copy of a CPU tensor in page-locked memory (`pinned_allocator`): from there it is copied to a GPU fastest.
+  Tensor pin_memory() const;
   /// A contiguous copy. Differentiable.
   Tensor clone() const;
   /// The tensor itself if it is contiguous, else a copy. Differentiable.

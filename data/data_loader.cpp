@@ -109,9 +109,21 @@ class Workers {
 class BatchIterator::Pass {
  public:
   Pass(const DataLoader& loader, std::int64_t epoch, std::int64_t first)
-      : dataset_(loader.dataset_), options_(loader.options_), epoch_(epoch), index_(first - 1), end_(loader.size()) {
+      : dataset_(loader.dataset_),
+        options_(loader.options_),
+        epoch_(epoch),
+        rank_(loader.rank_),
+        ranks_(loader.ranks_),
+        index_(first - 1),
+        end_(loader.size()) {
     if (first == end_) return;
     order_ = loader.sampler_->order(epoch);
+    if (ranks_ > 1) {
+      std::size_t kept = 0;
+      for (auto at = static_cast<std::size_t>(rank_); at < order_.size(); at += static_cast<std::size_t>(ranks_))
+        order_[kept++] = order_[at];
+      order_.resize(kept);
+    }
     const auto threads = static_cast<int>(std::min<std::int64_t>(options_.num_workers, end_ - first));
     if (threads > 0)
       workers_.emplace(threads, std::int64_t{threads} * options_.prefetch, first, end_,
@@ -135,10 +147,12 @@ class BatchIterator::Pass {
  private:
   Batch make(std::int64_t i) const {
     const NoGrad no_grad;
-    const auto all = std::span(order_).subspan(static_cast<std::size_t>(i * options_.batch_size));
+    const auto begin = static_cast<std::size_t>(i * options_.batch_size);
+    if (begin >= order_.size()) return {};  // the last batch, of other ranks
+    const auto all = std::span(order_).subspan(begin);
     Batch batch = dataset_->get(all.first(std::min(all.size(), static_cast<std::size_t>(options_.batch_size))));
     if (options_.transform) {
-      Generator generator = epoch_generator(options_.seed, epoch_, i);
+      Generator generator = epoch_generator(options_.seed, epoch_, i * ranks_ + rank_);
       const GeneratorScope scope(generator);
       options_.transform(batch, generator);
     }
@@ -148,6 +162,7 @@ class BatchIterator::Pass {
   const std::shared_ptr<const Dataset> dataset_;
   const DataLoaderOptions options_;
   const std::int64_t epoch_;
+  const int rank_, ranks_;
   std::vector<std::int64_t> order_;
   std::int64_t index_;
   const std::int64_t end_;
@@ -182,8 +197,22 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
 }
 
 std::int64_t DataLoader::size() const {
-  const std::int64_t samples = sampler_->size();
-  return samples / options_.batch_size + (!options_.drop_last && samples % options_.batch_size != 0);
+  const std::int64_t samples = sampler_->size(), batch = options_.batch_size * ranks_;
+  return samples / batch + (!options_.drop_last && samples % batch != 0);
+}
+
+DataLoader DataLoader::shard(int rank, int ranks) const {
+  check(ranks_ == 1, "shard: the loader is rank {}'s of {} already", rank_, ranks_);
+  check(ranks >= 1 && rank >= 0 && rank < ranks, "shard: no rank {} of {}", rank, ranks);
+  DataLoader part = *this;
+  part.rank_ = rank;
+  part.ranks_ = ranks;
+  return part;
+}
+
+std::int64_t DataLoader::global_batch_size(std::int64_t i) const {
+  const std::int64_t batch = options_.batch_size * ranks_;
+  return std::clamp<std::int64_t>(sampler_->size() - i * batch, 0, batch);
 }
 
 BatchIterator DataLoader::begin(std::int64_t epoch, std::int64_t first_batch) const {

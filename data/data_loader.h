@@ -75,6 +75,14 @@ class DataLoader {
   explicit DataLoader(D dataset, DataLoaderOptions options = {})
       : DataLoader(std::make_shared<const D>(std::move(dataset)), std::move(options)) {}
 
+  /// The part of rank `rank` of `ranks` that train together: of the samples at positions k * ranks to (k + 1) * ranks
+  /// in the order, it gets the one at k * ranks + rank. So batch i of all ranks together is what one loader with a
+  /// batch_size `ranks` times as large gives as its batch i. All ranks have equally many batches: when an epoch's last
+  /// samples do not suffice, the last batch of some is smaller, or empty.
+  DataLoader shard(int rank, int ranks) const;
+  /// How many samples all ranks' batches `i` have together.
+  std::int64_t global_batch_size(std::int64_t i) const;
+
   /// Batches in an epoch.
   std::int64_t size() const;
   const std::shared_ptr<const Dataset>& dataset() const { return dataset_; }
@@ -96,6 +104,7 @@ class DataLoader {
   DataLoaderOptions options_;
   std::shared_ptr<const Sampler> sampler_;
   std::int64_t epoch_ = 0;
+  int rank_ = 0, ranks_ = 1;
 };
 
 }  // namespace v0

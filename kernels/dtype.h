@@ -125,6 +125,17 @@ ANNEAL_HD decltype(auto) visit_floating(DType dtype, F&& f) {
     default: return f.template operator()<float>();
   }
 }
+/// Calls `f.operator()<T, Out>()` with the C++ types of `dtype` and of `out`, which is `dtype` or, where that has 16
+/// bits, f32.
+template <class F>
+ANNEAL_HD decltype(auto) visit_floating(DType dtype, DType out, F&& f) {
+  return visit_floating(dtype, [&]<class T>() -> decltype(auto) {
+    if constexpr (!std::is_same_v<T, Compute<T>>) {
+      if (out == DType::f32) return f.template operator()<T, Compute<T>>();
+    }
+    return f.template operator()<T, T>();
+  });
+}
 /// Calls `f.operator()<T>()` with the C++ type of any dtype.
 template <class F>
 ANNEAL_HD decltype(auto) visit(DType dtype, F&& f) {

@@ -34,45 +34,118 @@ struct Space {
 // ---- pointwise (op numbers: `unary_id`, `binary_id`, `compare_id` of kernels/pointwise.h) ----
 
 /// y = op(x)
-struct Unary { int op; DType dtype; Space<2> space; const void* x; void* y; };
+struct Unary {
+  int op;
+  DType dtype;
+  Space<2> space;
+  const void* x;
+  void* y;
+};
 /// dx = dy * op'(saved), where `saved` is op's input or output as the functor says
-struct UnaryGrad { int op; DType dtype; Space<3> space; const void *dy, *saved; void* dx; };
+struct UnaryGrad {
+  int op;
+  DType dtype;
+  Space<3> space;
+  const void *dy, *saved;
+  void* dx;
+};
 /// out = g * dy * d(op')/d(saved): what a second derivative sends to `saved`
-struct UnaryGradGrad { int op; DType dtype; Space<4> space; const void *g, *dy, *saved; void* out; };
+struct UnaryGradGrad {
+  int op;
+  DType dtype;
+  Space<4> space;
+  const void *g, *dy, *saved;
+  void* out;
+};
 /// y = op(a, b)
-struct Binary { int op; DType dtype; Space<3> space; const void *a, *b; void* y; };
+struct Binary {
+  int op;
+  DType dtype;
+  Space<3> space;
+  const void *a, *b;
+  void* y;
+};
 /// y = a op b; y is bool
-struct Compare { int op; DType dtype; Space<3> space; const void *a, *b; void* y; };
+struct Compare {
+  int op;
+  DType dtype;
+  Space<3> space;
+  const void *a, *b;
+  void* y;
+};
 /// y = condition ? a : b; condition is bool
-struct Where { DType dtype; Space<4> space; const void *condition, *a, *b; void* y; };
+struct Where {
+  DType dtype;
+  Space<4> space;
+  const void *condition, *a, *b;
+  void* y;
+};
 /// y = x converted to another dtype
-struct Copy { DType from, to; Space<2> space; const void* x; void* y; };
+struct Copy {
+  DType from, to;
+  Space<2> space;
+  const void* x;
+  void* y;
+};
 /// y = value
-struct Fill { DType dtype; Space<1> space; double value; void* y; };
+struct Fill {
+  DType dtype;
+  Space<1> space;
+  double value;
+  void* y;
+};
 
 // ---- random: element i depends on (seed, offset + i) alone ----
 
 enum class Distribution { uniform, normal, integer };
 /// uniform: [a, b); normal: mean a, standard deviation b; integer: a, a + 1, ..., b - 1
-struct Random { Distribution distribution; DType dtype; std::int64_t n; double a, b; std::uint64_t seed, offset; void* y; };
+struct Random {
+  Distribution distribution;
+  DType dtype;
+  std::int64_t n;
+  double a, b;
+  std::uint64_t seed, offset;
+  void* y;
+};
 /// y = x / (1 - p) where element i is kept, else 0
-struct Dropout { DType dtype; std::int64_t n; double p; std::uint64_t seed, offset; const void* x; void* y; };
+struct Dropout {
+  DType dtype;
+  std::int64_t n;
+  double p;
+  std::uint64_t seed, offset;
+  const void* x;
+  void* y;
+};
 
 // ---- reductions of [outer, reduced, inner] to [outer, inner] ----
 
 enum class Reduction { sum, mean, max, min, prod };
-struct Reduce { Reduction op; DType dtype; std::int64_t outer, reduced, inner; const void* x; void* y; };
+/// y has `out`: `dtype`, or f32 where that has 16 bits.
+struct Reduce {
+  Reduction op;
+  DType dtype, out;
+  std::int64_t outer, reduced, inner;
+  const void* x;
+  void* y;
+};
 /// The first position of the largest (smallest) value, NaN counting as largest (smallest); `y` is i64.
-struct ArgReduce { bool largest; DType dtype; std::int64_t outer, reduced, inner; const void* x; std::int64_t* y; };
+struct ArgReduce {
+  bool largest;
+  DType dtype;
+  std::int64_t outer, reduced, inner;
+  const void* x;
+  std::int64_t* y;
+};
 
 // ---- linear algebra ----
 
 enum class Activation { none, relu };
 /// C = activation(op(A) op(B) + bias), or C += op(A) op(B) if `accumulate` (then without bias and activation).
 /// op(A) is [m, k], op(B) is [k, n]; `lda` is the distance of rows as stored. `bias` (or null) has n elements.
-/// A batch repeats the product at distances `stride_*` (0 = shared operand).
+/// A batch repeats the product at distances `stride_*` (0 = shared operand). A and B have `dtype`; C and bias have
+/// `out`: `dtype`, or f32 where that has 16 bits.
 struct Gemm {
-  DType dtype;
+  DType dtype, out;
   bool trans_a, trans_b;
   std::int64_t m, n, k, lda, ldb, ldc;
   std::int64_t batch, stride_a, stride_b, stride_c;
@@ -92,10 +165,27 @@ struct ConvShape {
   constexpr std::int64_t out_w() const { return (w + 2 * padding_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1; }
 };
 /// y = conv(x, weight) + bias; weight is [c_out, c_in / groups, kernel_h, kernel_w], bias may be null
-struct Conv2d { DType dtype; ConvShape shape; const void *x, *weight, *bias; void* y; Activation activation; };
-struct Conv2dInputGrad { DType dtype; ConvShape shape; const void *dy, *weight; void* dx; };
-/// dweight = (or += if `accumulate`) the gradient of the weight
-struct Conv2dWeightGrad { DType dtype; ConvShape shape; const void *dy, *x; void* dweight; bool accumulate; };
+struct Conv2d {
+  DType dtype;
+  ConvShape shape;
+  const void *x, *weight, *bias;
+  void* y;
+  Activation activation;
+};
+struct Conv2dInputGrad {
+  DType dtype;
+  ConvShape shape;
+  const void *dy, *weight;
+  void* dx;
+};
+/// dweight = (or += if `accumulate`) the gradient of the weight; it has `out`: `dtype`, or f32 where that has 16 bits
+struct Conv2dWeightGrad {
+  DType dtype, out;
+  ConvShape shape;
+  const void *dy, *x;
+  void* dweight;
+  bool accumulate;
+};
 
 struct PoolShape {
   std::int64_t planes, h, w, kernel_h, kernel_w, stride_h, stride_w, padding_h, padding_w;
@@ -103,22 +193,80 @@ struct PoolShape {
   constexpr std::int64_t out_w() const { return (w + 2 * padding_w - kernel_w) / stride_w + 1; }
 };
 /// `index` (may be null) receives where in its plane each maximum was: the first one, or a NaN
-struct MaxPool2d { DType dtype; PoolShape shape; const void* x; void* y; std::int32_t* index; };
-struct MaxPool2dGrad { DType dtype; PoolShape shape; const void* dy; const std::int32_t* index; void* dx; };
+struct MaxPool2d {
+  DType dtype;
+  PoolShape shape;
+  const void* x;
+  void* y;
+  std::int32_t* index;
+};
+struct MaxPool2dGrad {
+  DType dtype;
+  PoolShape shape;
+  const void* dy;
+  const std::int32_t* index;
+  void* dx;
+};
 /// The mean of a window; padding counts as zeros if `count_include_pad`, else it is left out
-struct AvgPool2d { DType dtype; PoolShape shape; bool count_include_pad; const void* x; void* y; };
-struct AvgPool2dGrad { DType dtype; PoolShape shape; bool count_include_pad; const void* dy; void* dx; };
+struct AvgPool2d {
+  DType dtype;
+  PoolShape shape;
+  bool count_include_pad;
+  const void* x;
+  void* y;
+};
+struct AvgPool2dGrad {
+  DType dtype;
+  PoolShape shape;
+  bool count_include_pad;
+  const void* dy;
+  void* dx;
+};
 
 // ---- rows: [rows, cols] ----
 
-struct Softmax { DType dtype; bool log; std::int64_t rows, cols; const void* x; void* y; };
-struct SoftmaxGrad { DType dtype; bool log; std::int64_t rows, cols; const void *y, *dy; void* dx; };
+struct Softmax {
+  DType dtype;
+  bool log;
+  std::int64_t rows, cols;
+  const void* x;
+  void* y;
+};
+struct SoftmaxGrad {
+  DType dtype;
+  bool log;
+  std::int64_t rows, cols;
+  const void *y, *dy;
+  void* dx;
+};
 
+/// Counts the rows whose class is not `ignore_index`. The first row whose class is not in [0, cols) is left in `*bad`,
+/// which else keeps its value.
+struct CheckTargets {
+  std::int64_t rows, cols;
+  const std::int64_t* classes;
+  std::int64_t ignore_index;
+  double* count;
+  std::int64_t* bad;
+};
 /// A row's loss is -sum_j q_j log softmax(x)_j, where q is `probabilities`' row if that is not null, else one at the
-/// target; then q = (1 - smoothing) q + smoothing / cols. Rows whose target is `ignore_index` have loss 0.
-struct Targets { const std::int64_t* classes; const void* probabilities; std::int64_t ignore_index; double smoothing; };
+/// target; then q = (1 - smoothing) q + smoothing / cols. Rows whose target is `ignore_index`, or not in [0, cols),
+/// have loss 0. Losses and gradients are divided by `*count` if that is not null.
+struct Targets {
+  const std::int64_t* classes;
+  const void* probabilities;
+  std::int64_t ignore_index;
+  double smoothing;
+  const double* count;
+};
 /// `loss` has `dtype`; `lse` (log-sum-exp of each row, for the gradient) is f64 for f64, else f32
-struct CrossEntropy { DType dtype; std::int64_t rows, cols; const void* x; Targets targets; void *loss, *lse; };
+struct CrossEntropy {
+  DType dtype;
+  std::int64_t rows, cols;
+  const void* x;
+  Targets targets;
+  void *loss, *lse;
+};
 /// dx = dloss[row] * scale * d loss[row] / dx; `shared_dloss`: one value for all rows
 struct CrossEntropyGrad {
   DType dtype;
@@ -133,7 +281,14 @@ struct CrossEntropyGrad {
 
 /// y = (x - mean) * rstd * weight + bias over each row; weight and bias may be null. `rms`: mean is taken as 0.
 /// `mean` and `rstd` (one a row) are f64 for f64, else f32.
-struct LayerNorm { DType dtype; bool rms; std::int64_t rows, cols; double eps; const void *x, *weight, *bias; void *y, *mean, *rstd; };
+struct LayerNorm {
+  DType dtype;
+  bool rms;
+  std::int64_t rows, cols;
+  double eps;
+  const void *x, *weight, *bias;
+  void *y, *mean, *rstd;
+};
 /// dx, dweight and dbias may each be null
 struct LayerNormGrad {
   DType dtype;
@@ -164,7 +319,8 @@ struct BatchNormGrad {
   void *dx, *dweight, *dbias;
 };
 
-// ---- indices: i64; the position of the first one out of range is left in `*bad`, which else is -1 ----
+// ---- indices: i64; the position of the first one out of range is left in `*bad`, which else keeps its value; what it
+// would have read is 0 (on the CPU nothing is written then, but `*bad`) ----
 
 /// y[i] = x[i with its coordinate `dim` replaced by index[i]]; `size` is the shape of index and y, which are dense
 struct Gather {
@@ -187,7 +343,14 @@ struct ScatterAdd {
   std::int64_t* bad;
 };
 /// y[i] = table[index[i]]; table is [rows, cols]
-struct Embedding { DType dtype; std::int64_t n, rows, cols; const void* table; const std::int64_t* index; void* y; std::int64_t* bad; };
+struct Embedding {
+  DType dtype;
+  std::int64_t n, rows, cols;
+  const void* table;
+  const std::int64_t* index;
+  void* y;
+  std::int64_t* bad;
+};
 /// dtable = 0 unless `accumulate`; dtable[index[i]] += dy[i], in the order of i, but for i with index[i] == padding
 struct EmbeddingGrad {
   DType dtype;
@@ -201,37 +364,82 @@ struct EmbeddingGrad {
 // ---- optimizers, over a whole arena in one pass ----
 
 /// One parameter's part of an arena: elements [begin, end), in parameter group `group`; skipped unless `active`.
-struct Block { std::int64_t begin, end; std::int32_t group; bool active; };
+struct Block {
+  std::int64_t begin, end;
+  std::int32_t group;
+  bool active;
+  friend bool operator==(const Block&, const Block&) = default;
+};
 /// The numbers of one parameter group at one step.
-struct OptimGroup { double lr, beta1, beta2, eps, weight_decay, momentum, dampening; bool nesterov, maximize, decoupled; };
-/// Adam (decay added to the gradient) or, if the group is `decoupled`, AdamW. `steps` counts each block's own updates,
-/// for bias correction; it is advanced here. Values are f32 or f64, gradients and moments alike.
-/// Kingma & Ba 2015; Loshchilov & Hutter 2019.
-struct AdamStep {
+struct OptimGroup {
+  double lr, beta1, beta2, eps, weight_decay, momentum, dampening;
+  bool nesterov, maximize, decoupled;
+  friend bool operator==(const OptimGroup&, const OptimGroup&) = default;
+};
+/// What the gradients of one optimizer step amount to. It lives in the memory of the device, so that nothing waits for
+/// the host; the values it starts with are those of a step without scaler or clipping.
+struct StepState {
+  double total = 0;             ///< GradientSum: the sum of |g|^p, or the largest |g|, so far
+  double norm = 0;              ///< StepFactor: the gradients' norm, averaged and unscaled, before clipping
+  double factor = 1;            ///< StepFactor: what the update multiplies gradients by
+  double scale = 1;             ///< the loss scale
+  std::int64_t good_steps = 0;  ///< since the scale last changed
+  std::int64_t skipped = 0;     ///< steps skipped so far
+  std::int32_t found_inf = 0;   ///< StepFactor: this step is skipped
+};
+/// Adds the active blocks' part of the norm to `state->total`, in an order fixed by the blocks. `p` may be infinity.
+struct GradientSum {
   DType dtype;
+  const Block* blocks;
+  std::int64_t n_blocks;
+  const void* gradients;
+  double p;
+  StepState* state;
+};
+/// Turns `total` into norm, factor and found_inf, and sets it to 0. The factor is average / scale, times
+/// min(1, max_norm / (norm + 1e-6)) if max_norm > 0 (PyTorch's clip_grad_norm_). With `scaler`, gradients that are not
+/// finite set found_inf and multiply the scale by `backoff`; after `interval` good steps it is multiplied by `growth`
+/// (1 and interval 0: a scale that stays). Micikevicius et al. 2018.
+struct StepFactor {
+  StepState* state;
+  double p, average, max_norm;
+  bool scaler;
+  double growth, backoff;
+  std::int64_t interval;
+};
+
+/// What every update works on. Gradients are multiplied by `state->factor`, then clamped to [-clip_value, clip_value]
+/// if that is not 0; nothing changes if `state->found_inf`. `state` may be null: no factor. `steps` counts each block's
+/// own updates; it is advanced here. Values and gradients have `dtype`, other state is f64 for f64 and else f32; `twin`
+/// (or null) receives the values converted to `twin_dtype`. `blocks`, `groups`, `steps` and `state` are in the memory
+/// of the device.
+struct OptimStep {
+  DType dtype, twin_dtype;
   const Block* blocks;
   std::int64_t n_blocks;
   const OptimGroup* groups;
   std::int64_t* steps;
+  const StepState* state;
+  double clip_value;
   const void* gradients;
-  void *values, *exp_avg, *exp_avg_sq;
+  void *values, *twin;
+};
+/// Adam (decay added to the gradient) or, if the group is `decoupled`, AdamW. Kingma & Ba 2015; Loshchilov & Hutter
+/// 2019.
+struct AdamStep : OptimStep {
+  void *exp_avg, *exp_avg_sq;
 };
 /// SGD with momentum as PyTorch defines it: the first step sets the momentum to the gradient (`steps` tells).
-struct SgdStep {
-  DType dtype;
-  const Block* blocks;
-  std::int64_t n_blocks;
-  const OptimGroup* groups;
-  std::int64_t* steps;
-  const void* gradients;
-  void *values, *momentum;
+struct SgdStep : OptimStep {
+  void* momentum;
 };
 
 /// All of the above. A new kernel is a struct here, its name in this list, and a `run` in each backend.
-using Kernels = TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce,
-                         ArgReduce, Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad, AvgPool2d,
-                         AvgPool2dGrad, Softmax, SoftmaxGrad, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad,
-                         BatchNorm, BatchNormGrad, Gather, ScatterAdd, Embedding, EmbeddingGrad, AdamStep, SgdStep>;
+using Kernels =
+    TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce, ArgReduce,
+             Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad, AvgPool2d, AvgPool2dGrad,
+             Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, BatchNorm,
+             BatchNormGrad, Gather, ScatterAdd, Embedding, EmbeddingGrad, GradientSum, StepFactor, AdamStep, SgdStep>;
 
 namespace cpu {
 /// Runs a kernel on the calling thread and, where it is large enough, the workers of `parallel_for`.

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "anneal/kernels/dtype.h"
+#include "anneal/kernels/kernels.h"
 #include "anneal/kernels/math.h"
 
 namespace anneal {
@@ -59,13 +59,25 @@ ANNEAL_HD void softmax_grad_row(const G& g, std::int64_t n, const T* y, const T*
 }
 
 /// What a row should have been: q_i = keep * (probabilities[i], or one at `index`) + spread. Without probabilities a
-/// negative index means that the row is ignored.
+/// negative index means that the row is ignored. Loss and gradient are linear in q, so a factor of theirs is part of
+/// it.
 template <class T>
 struct RowTarget {
   const T* probabilities;
   std::int64_t index;
   Compute<T> keep, spread;
 };
+template <class T>
+ANNEAL_HD RowTarget<T> row_target(const Targets& targets, std::int64_t row, std::int64_t cols) {
+  using C = Compute<T>;
+  const double factor = targets.count ? 1 / *targets.count : 1;
+  const auto keep = static_cast<C>((1 - targets.smoothing) * factor);
+  const auto spread = static_cast<C>(targets.smoothing / static_cast<double>(cols) * factor);
+  if (targets.probabilities) return {static_cast<const T*>(targets.probabilities) + row * cols, -1, keep, spread};
+  const std::int64_t index = targets.classes[row];
+  const bool counts = index != targets.ignore_index && index >= 0 && index < cols;
+  return {nullptr, counts ? index : -1, keep, spread};
+}
 
 template <class C>
 struct RowLoss {
@@ -81,7 +93,7 @@ ANNEAL_HD RowLoss<Compute<T>> cross_entropy_row(const G& g, std::int64_t n, cons
   const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
   const C shift = math::log(g.sum(n, [=](std::int64_t i) { return math::exp(load(x[i]) - top); }));
   const auto log_p = [=](std::int64_t i) { return (load(x[i]) - top) - shift; };
-  C loss = 0;
+  C loss = C(0) * keep;  // an average over no rows at all is NaN
   if (q) {
     loss = -g.sum(n, [=](std::int64_t i) { return (keep * load(q[i]) + spread) * log_p(i); });
   } else if (target.index >= 0) {
@@ -104,8 +116,9 @@ ANNEAL_HD void cross_entropy_grad_row(const G& g, std::int64_t n, const T* x, co
       dx[i] = store<T>(scale * (mass * math::exp(load(x[i]) - lse) - (keep * load(q[i]) + spread)));
     });
   } else if (target.index >= 0) {
-    const C right = math::exp(load(x[target.index]) - lse);  // before the sweep, so that dx may lie over x
-    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(scale * (math::exp(load(x[i]) - lse) - spread)); });
+    const C mass = keep + spread * static_cast<C>(n);
+    const C right = mass * math::exp(load(x[target.index]) - lse);  // before the sweep, so that dx may lie over x
+    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(scale * (mass * math::exp(load(x[i]) - lse) - spread)); });
     g.at(target.index, [=](std::int64_t i) { dx[i] = store<T>(scale * (right - (keep + spread))); });
   } else {
     g.each(n, [=](std::int64_t i) { dx[i] = store<T>(C(0)); });

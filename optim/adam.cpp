@@ -35,9 +35,8 @@ AdamW::AdamW(std::vector<NamedTensor> parameters, AdamWOptions options)
 AdamW::AdamW(std::vector<ParamGroup<AdamWOptions>> groups)
     : Adam(to_groups(std::move(groups), numbers_of<AdamWOptions>)) {}
 
-void Adam::launch_step(const Update& u) const {
-  launch(u.device, kernels::AdamStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups,
-                                     u.steps, u.gradients, u.values, u.states[0].raw(), u.states[1].raw()});
+void Adam::launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const {
+  launch(device, kernels::AdamStep{step, states[0].raw(), states[1].raw()});
 }
 
 }  // namespace optim

@@ -35,7 +35,7 @@ class Adam : public Optimizer {
   explicit Adam(std::vector<Group> groups) : Optimizer(std::move(groups), {"exp_avg", "exp_avg_sq"}) {}
 
  private:
-  void launch_step(const Update& update) const override;
+  void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const override;
 };
 
 /// Adam with decoupled weight decay: Loshchilov & Hutter 2019.

@@ -32,8 +32,8 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
     slot.end = size_ + p.numel();
     size_ = (slot.end + unit - 1) / unit * unit;
   }
-  values_ = new_block(0);
-  gradients_ = new_block(1);
+  values_ = new_block(0, first.dtype());
+  gradients_ = new_block(1, first.dtype());
   for (const Slot& slot : slots_) {
     TensorImpl& impl = slot.parameter.impl();
     Leaf& leaf = *leaf_of(slot.parameter);
@@ -52,12 +52,11 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
   }
 }
 
-Tensor Arena::new_block(int number) const {
-  const Tensor& like = slots_[0].parameter;
+Tensor Arena::new_block(int number, DType dtype) const {
   // 3 pages and 5 lines apart: neither pages nor lines of two blocks coincide.
   constexpr std::int64_t stagger = 3 * 4096 + 5 * alignment;
-  const std::int64_t offset = number * stagger / static_cast<std::int64_t>(size_of(like.dtype()));
-  const Tensor whole = zeros({offset + size_}, {.dtype = like.dtype(), .device = like.device()});
+  const std::int64_t offset = number * stagger / static_cast<std::int64_t>(size_of(dtype));
+  const Tensor whole = zeros({offset + size_}, {.dtype = dtype, .device = slots_[0].parameter.device()});
   return whole.slice(0, offset, offset + size_);
 }
 

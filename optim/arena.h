@@ -34,9 +34,9 @@ class Arena {
   /// All values (gradients) as a vector with gaps between slots; the gaps are 0.
   const Tensor& values() const { return values_; }
   const Tensor& gradients() const { return gradients_; }
-  /// A block of zeros of the same layout, for an optimizer's state. `number` staggers its address, so that the streams
-  /// of one pass do not fall on the same cache sets.
-  Tensor new_block(int number) const;
+  /// A block of zeros of the same layout in a dtype, for an optimizer's state. `number` staggers its address, so that
+  /// the streams of one pass do not fall on the same cache sets.
+  Tensor new_block(int number, DType dtype) const;
   /// The part of a block that belongs to a slot, in the parameter's shape.
   Tensor part(const Tensor& block, const Slot& slot) const;
   /// Whether the slot's parameter still has its values and gradient here: not after `to`, or unfreezing.

@@ -2,5 +2,6 @@
 #pragma once
 
 #include "anneal/optim/adam.h"
+#include "anneal/optim/grad_scaler.h"
 #include "anneal/optim/schedule.h"
 #include "anneal/optim/sgd.h"

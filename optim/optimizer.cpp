@@ -4,11 +4,30 @@
 #include <map>
 #include <set>
 
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
+#include "anneal/core/dispatch.h"
+#include "anneal/core/ops.h"
+#include "anneal/optim/device_table.h"
+#include "anneal/optim/step_state.h"
 
 namespace anneal {
 inline namespace v0 {
 namespace optim {
+
+// What `defer` left. The leaves point here.
+class Optimizer::Deferral final : public DeferredGradients {
+ public:
+  void apply() override { optimizer->apply_deferred(); }
+  Optimizer* optimizer = nullptr;  // while pending
+  StepOptions options;
+  kernels::StepState* applied = nullptr;  // gradients are as they should be; this says whether to skip
+};
+
+struct Optimizer::Work::Tables {
+  DeviceTable<kernels::Block> blocks;
+  DeviceTable<kernels::OptimGroup> groups;
+};
 
 Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states) : state_names_(std::move(states)) {
   check(!groups.empty(), "optimizer: no parameter groups");
@@ -17,8 +36,8 @@ Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states)
   for (Group& group : groups) {
     for (const NamedTensor& p : group.parameters) {
       check(p.tensor.defined() && p.tensor.is_leaf(), "optimizer: parameter {} is not a leaf", p.name);
-      check(p.tensor.dtype() == DType::f32 || p.tensor.dtype() == DType::f64,
-            "optimizer: parameter {} is {}; f32 and f64 can be updated", p.name, name_of(p.tensor.dtype()));
+      check(is_floating(p.tensor.dtype()), "optimizer: parameter {} is {}; expected a floating dtype", p.name,
+            name_of(p.tensor.dtype()));
       check(seen.insert(&p.tensor.impl()).second, "optimizer: parameter {} is given twice", p.name);
       check(names.insert(p.name).second, "optimizer: two parameters are named {}", p.name);
     }
@@ -28,8 +47,13 @@ Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states)
   rebuild();
 }
 
+Optimizer::Optimizer(Optimizer&&) noexcept = default;
+Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
+Optimizer::~Optimizer() = default;
+
 void Optimizer::rebuild() {
   const StateDict old = state_dict();
+  deferral_ = make_ref<Deferral>();
   std::map<DType, std::vector<Arena::Slot>> units;
   for (std::size_t g = 0; g < parameters_.size(); ++g)
     for (const NamedTensor& p : parameters_[g])
@@ -40,10 +64,14 @@ void Optimizer::rebuild() {
     const Arena& arena = arenas_.emplace_back(std::move(slots));
     Work& work = work_.emplace_back();
     for (std::size_t s = 0; s < state_names_.size(); ++s)
-      work.states.push_back(arena.new_block(static_cast<int>(s) + 2));
+      work.states.push_back(arena.new_block(static_cast<int>(s) + 2, dtype == DType::f64 ? DType::f64 : DType::f32));
     for (const Arena::Slot& slot : arena.slots()) work.blocks.push_back({slot.begin, slot.end, slot.group, false});
-    work.steps.assign(arena.slots().size(), 0);
+    const auto count = static_cast<std::int64_t>(arena.slots().size());
+    work.steps = zeros({count}, {.dtype = DType::i64, .device = arena.values().device()});
+    work.tables = std::make_shared<Work::Tables>();
+    for (const Arena::Slot& slot : arena.slots()) leaf_of(slot.parameter)->deferred = deferral_;
   }
+  make_twins();
   StateDict kept = state_dict();
   for (NamedTensor& entry : kept)
     for (const NamedTensor& was : old)
@@ -51,7 +79,24 @@ void Optimizer::rebuild() {
   load_state_dict(kept);
 }
 
-void Optimizer::step() {
+void Optimizer::keep_twins(DType dtype) {
+  check(dtype == DType::f16 || dtype == DType::bf16, "keep_twins: expected f16 or bf16, got {}", name_of(dtype));
+  twin_dtype_ = dtype;
+  make_twins();
+}
+
+void Optimizer::make_twins() {
+  if (!twin_dtype_) return;
+  for (std::size_t a = 0; a < arenas_.size(); ++a) {
+    const Arena& arena = arenas_[a];
+    if (arena.dtype() != DType::f32) continue;
+    work_[a].twins = arena.new_block(static_cast<int>(state_names_.size()) + 2, *twin_dtype_);
+    for (const Arena::Slot& slot : arena.slots()) set_twin(slot.parameter, arena.part(work_[a].twins, slot));
+  }
+}
+
+// Which slots have gradients, after checking that all are where they should be.
+void Optimizer::find_active() {
   std::size_t with_gradient = 0;
   for (const auto& group : parameters_)
     for (const NamedTensor& p : group)
@@ -68,14 +113,101 @@ void Optimizer::step() {
   }
   check(with_gradient == 0, "{}: {} of its parameters, frozen when it was made, have gradients now; call rebuild()",
         name(), with_gradient);
+}
+
+// What gradients are multiplied by, worked out on the device; null where that is 1 and no step can be skipped.
+kernels::StepState* Optimizer::prepare(const StepOptions& options) {
+  check(options.clip_norm >= 0 && options.clip_value >= 0 && options.norm_type > 0,
+        "{}: clip_norm, clip_value and norm_type must not be negative, got {}, {} and {}", name(), options.clip_norm,
+        options.clip_value, options.norm_type);
+  const bool needs_norm = options.scaler || options.clip_norm > 0;
+  if (arenas_.empty() || (!needs_norm && options.average == 1)) return nullptr;
+  const Device device = arenas_[0].values().device();
+  for (const Arena& arena : arenas_)
+    check(arena.values().device() == device, "{}: parameters on {} and {} cannot be scaled or clipped together", name(),
+          device, arena.values().device());
+  kernels::StepState* state = nullptr;
+  if (options.scaler) {
+    state = options.scaler->state_on(device);
+    last_state_ = options.scaler->state();
+  } else {
+    if (!own_state_.defined() || own_state_.device() != device) own_state_ = make_state({}, device);
+    state = static_cast<kernels::StepState*>(own_state_.raw());
+    last_state_ = own_state_;
+  }
+  for (std::size_t a = 0; needs_norm && a < arenas_.size(); ++a) {
+    const Work& work = work_[a];
+    launch(device, kernels::GradientSum{arenas_[a].dtype(), work.tables->blocks.on(device, work.blocks),
+                                        static_cast<std::int64_t>(work.blocks.size()), arenas_[a].gradients().raw(),
+                                        options.norm_type, state});
+  }
+  const GradScalerOptions scaling = options.scaler ? options.scaler->options() : GradScalerOptions{};
+  launch(device,
+         kernels::StepFactor{state, options.norm_type, options.average, options.clip_norm, options.scaler != nullptr,
+                             scaling.growth_factor, scaling.backoff_factor, scaling.growth_interval});
+  return state;
+}
+
+void Optimizer::defer(const StepOptions& options) {
+  deferral_->optimizer = this;
+  deferral_->options = options;
+  deferral_->applied = nullptr;
+  deferral_->pending = true;
+}
+
+// Does to the gradients in memory what the next step would do to them on the way.
+void Optimizer::apply_deferred() {
+  deferral_->pending = false;
+  const StepOptions options = deferral_->options;
+  find_active();
+  deferral_->applied = prepare(options);
+  const NoGrad no_grad;
+  for (const Arena& arena : arenas_) {
+    const Tensor& gradients = arena.gradients();
+    if (deferral_->applied) gradients.mul_(field(last_state_, offsetof(kernels::StepState, factor)).to(arena.dtype()));
+    if (options.clip_value > 0) gradients.copy_(clamp(gradients, -options.clip_value, options.clip_value));
+  }
+  if (deferral_->applied) field(last_state_, offsetof(kernels::StepState, factor)).fill_(1);
+}
+
+void Optimizer::step(const StepOptions& given) {
+  const bool deferred = std::exchange(deferral_->pending, false);
+  const StepOptions options = deferred ? deferral_->options : given;
+  find_active();
+  const kernels::StepState* applied = std::exchange(deferral_->applied, nullptr);
+  const kernels::StepState* state = applied ? applied : prepare(options);
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
     const Arena& arena = arenas_[a];
     Work& work = work_[a];
-    launch_step({arena.dtype(), arena.values().device(), work.blocks, numbers_.data(), work.steps.data(),
-                 arena.gradients().raw(), arena.values().raw(), work.states});
-    for (std::size_t i = 0; i < work.blocks.size(); ++i)
-      if (work.blocks[i].active) arena.slots()[i].parameter.bump_version();
+    const Device device = arena.values().device();
+    const Tensor& twins = work.twins;
+    launch_step(device,
+                {.dtype = arena.dtype(),
+                 .twin_dtype = twins.defined() ? twins.dtype() : arena.dtype(),
+                 .blocks = work.tables->blocks.on(device, work.blocks),
+                 .n_blocks = static_cast<std::int64_t>(work.blocks.size()),
+                 .groups = work.tables->groups.on(device, numbers_),
+                 .steps = static_cast<std::int64_t*>(work.steps.raw()),
+                 .state = state,
+                 .clip_value = options.clip_value,
+                 .gradients = arena.gradients().raw(),
+                 .values = arena.values().raw(),
+                 .twin = twins.defined() ? twins.raw() : nullptr},
+                work.states);
+    for (std::size_t i = 0; i < work.blocks.size(); ++i) {
+      if (!work.blocks[i].active) continue;
+      const Tensor& parameter = arena.slots()[i].parameter;
+      // A twin that was stale stays so: a skipped step has not written it.
+      const bool fresh = twins.defined() && has_fresh_twin(parameter);
+      parameter.bump_version();
+      if (fresh) mark_twin_fresh(parameter);
+    }
   }
+}
+
+double Optimizer::grad_norm() const {
+  check(last_state_.defined(), "{}: grad_norm is known after a step with a scaler or clip_norm", name());
+  return read_state(last_state_).norm;
 }
 
 void Optimizer::zero_grad() {
@@ -91,9 +223,7 @@ StateDict Optimizer::state_dict() const {
       const Arena::Slot& slot = arena.slots()[i];
       for (std::size_t s = 0; s < state_names_.size(); ++s)
         state.push_back({state_names_[s] + "." + slot.name, arena.part(work_[a].states[s], slot).clone()});
-      const Tensor step = empty({}, {.dtype = DType::i64});
-      *step.data<std::int64_t>() = work_[a].steps[i];
-      state.push_back({"step." + slot.name, step});
+      state.push_back({"step." + slot.name, work_[a].steps.select(0, static_cast<std::int64_t>(i)).clone()});
     }
   }
   return state;
@@ -121,7 +251,7 @@ void Optimizer::load_state_dict(std::span<const NamedTensor> state) {
       const Arena::Slot& slot = arena.slots()[i];
       for (std::size_t s = 0; s < state_names_.size(); ++s)
         arena.part(work_[a].states[s], slot).copy_(given.at(state_names_[s] + "." + slot.name));
-      work_[a].steps[i] = static_cast<std::int64_t>(given.at("step." + slot.name).item());
+      work_[a].steps.select(0, static_cast<std::int64_t>(i)).copy_(given.at("step." + slot.name));
     }
   }
 }

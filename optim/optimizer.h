@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "anneal/core/named_tensor.h"
 #include "anneal/kernels/kernels.h"
 #include "anneal/optim/arena.h"
+#include "anneal/optim/grad_scaler.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -22,17 +24,32 @@ struct ParamGroup {
   Options options = {};
 };
 
+/// What one step does to gradients first, in the same pass as the update: they stay as they are in memory.
+struct StepOptions {
+  double average = 1;            ///< a factor: 1 / k after k backward passes
+  double clip_norm = 0;          ///< largest norm of all gradients together (torch's clip_grad_norm_); 0: no limit
+  double norm_type = 2;          ///< p of that norm; infinity: the largest magnitude
+  double clip_value = 0;         ///< largest magnitude of an element (torch's clip_grad_value_); 0: no limit
+  GradScaler* scaler = nullptr;  ///< that scaled the loss: gradients are divided by its scale
+};
+
 /// Updates parameters from their gradients, in one pass over an arena for each dtype. Parameters without a gradient are
-/// left alone, as are those that were frozen when the optimizer was made.
+/// left alone, as are those that were frozen when the optimizer was made. 16-bit parameters have state in f32.
 class Optimizer {
  public:
-  Optimizer(Optimizer&&) noexcept = default;
-  Optimizer& operator=(Optimizer&&) noexcept = default;
-  virtual ~Optimizer() = default;
+  Optimizer(Optimizer&&) noexcept;
+  Optimizer& operator=(Optimizer&&) noexcept;
+  virtual ~Optimizer();
 
-  /// One update. Throws Error, before changing anything, when a parameter was unfrozen, moved or converted since: call
-  /// `rebuild` then.
-  void step();
+  /// One update; with a scaler none, if a gradient is not finite. Throws Error, before changing anything, when a
+  /// parameter was unfrozen, moved or converted since: call `rebuild` then.
+  void step(const StepOptions& options = {});
+  /// Leaves the options to the next `step()`, or to whoever reads a gradient before: that gets it averaged, unscaled
+  /// and clipped.
+  void defer(const StepOptions& options);
+  /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or
+  /// `clip_norm`. Waits for the device.
+  double grad_norm() const;
   /// Forgets all gradients; nothing is written, the next backward overwrites.
   void zero_grad();
 
@@ -42,6 +59,10 @@ class Optimizer {
   void set_lr(std::size_t group, double lr) { numbers_.at(group).lr = lr; }
   /// All numbers of a group.
   const kernels::OptimGroup& numbers(std::size_t group) const { return numbers_.at(group); }
+
+  /// Makes every step write the 16-bit copies of f32 parameters that ops read under Autocast (core/autocast.h), instead
+  /// of converting a weight at its next use.
+  void keep_twins(DType dtype);
 
   /// Moves the parameters as they are now into new arenas, by dtype; the state of each is kept.
   void rebuild();
@@ -70,31 +91,34 @@ class Optimizer {
     return converted;
   }
 
-  // What one arena's update works on.
-  struct Update {
-    DType dtype;
-    Device device;
-    std::span<const kernels::Block> blocks;
-    const kernels::OptimGroup* groups;
-    std::int64_t* steps;
-    const void* gradients;
-    void* values;
-    std::span<const Tensor> states;
-  };
-  virtual void launch_step(const Update& update) const = 0;
+  // Updates one arena on its device; `states` are its blocks in the order of their names.
+  virtual void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const = 0;
 
  private:
+  // What an arena's update works on besides the arena.
   struct Work {
     std::vector<Tensor> states;
     std::vector<kernels::Block> blocks;
-    std::vector<std::int64_t> steps;
+    Tensor steps;  // i64, each block's own
+    Tensor twins;  // undefined: none are kept
+    struct Tables;
+    std::shared_ptr<Tables> tables;
   };
+  class Deferral;
+  void find_active();
+  kernels::StepState* prepare(const StepOptions& options);
+  void make_twins();
+  void apply_deferred();
 
   std::vector<std::vector<NamedTensor>> parameters_;  // by group
   std::vector<kernels::OptimGroup> numbers_;
   std::vector<std::string> state_names_;
   std::vector<Arena> arenas_;
   std::vector<Work> work_;  // of each arena
+  std::optional<DType> twin_dtype_;
+  Tensor own_state_;   // of steps without a scaler
+  Tensor last_state_;  // of the last step: the scaler's, or the own one
+  Ref<Deferral> deferral_;
 };
 
 }  // namespace optim

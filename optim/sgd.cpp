@@ -30,9 +30,8 @@ SGD::SGD(std::vector<NamedTensor> parameters, SGDOptions options)
 SGD::SGD(std::vector<ParamGroup<SGDOptions>> groups)
     : Optimizer(to_groups(std::move(groups), numbers_of), {"momentum"}) {}
 
-void SGD::launch_step(const Update& u) const {
-  launch(u.device, kernels::SgdStep{u.dtype, u.blocks.data(), static_cast<std::int64_t>(u.blocks.size()), u.groups,
-                                    u.steps, u.gradients, u.values, u.states[0].raw()});
+void SGD::launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const {
+  launch(device, kernels::SgdStep{step, states[0].raw()});
 }
 
 }  // namespace optim

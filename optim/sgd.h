@@ -23,7 +23,7 @@ class SGD final : public Optimizer {
   const char* name() const override { return "SGD"; }
 
  private:
-  void launch_step(const Update& update) const override;
+  void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const override;
 };
 
 }  // namespace optim

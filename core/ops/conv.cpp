@@ -1,5 +1,6 @@
 // Convolution. Its two gradients are ops themselves, each linear in both inputs, so it can be differentiated any number
 // of times.
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
@@ -22,8 +23,8 @@ void launch_weight_grad(const ConvShape& s, const Tensor& dy, const Tensor& x, c
   const NoGrad no_grad;
   const Tensor dense_dy = dy.contiguous();
   const Tensor dense_x = x.contiguous();
-  launch(dy.device(),
-         kernels::Conv2dWeightGrad{dy.dtype(), s, dense_dy.raw(), dense_x.raw(), to.out.raw(), to.accumulate});
+  launch(dy.device(), kernels::Conv2dWeightGrad{dy.dtype(), to.out.dtype(), s, dense_dy.raw(), dense_x.raw(),
+                                                to.out.raw(), to.accumulate});
 }
 
 struct ConvRule {
@@ -31,17 +32,17 @@ struct ConvRule {
   static void backward(const Tensor& dy, Gradients& dx, const ConvShape& s, const Tensor& x, const Tensor& weight) {
     if (dx.wants(0)) dx.set(0, input_grad(s, dy, weight));
     if (dx.wants(1)) {
-      if (grad_enabled()) dx.set(1, weight_grad(s, dy, x));
+      if (grad_enabled()) dx.set(1, weight_grad(s, dy, x).to(weight.dtype()));
       else launch_weight_grad(s, dy, x, dx.into(1, weight));
     }
-    if (dx.wants(2)) dx.set(2, sum(sum(dy, {2, 3}), {0}));
+    if (dx.wants(2)) dx.set(2, sum(sum(dy, {2, 3}, false, weight.dtype()), {0}));
   }
 };
 struct InputGradRule {
   static constexpr const char* name = "conv2d_input_grad";
   static void backward(const Tensor& g, Gradients& dx, const ConvShape& s, const Tensor& dy, const Tensor& weight) {
     if (dx.wants(0)) dx.set(0, forward(s, g, weight, {}));
-    if (dx.wants(1)) dx.set(1, weight_grad(s, dy, g));
+    if (dx.wants(1)) dx.set(1, weight_grad(s, dy, g).to(weight.dtype()));
   }
 };
 struct WeightGradRule {
@@ -57,8 +58,8 @@ Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const 
   {
     const NoGrad no_grad;
     const Tensor dense_x = x.contiguous();
-    const Tensor dense_weight = weight.contiguous();
-    const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
+    const Tensor dense_weight = weight_like(x, weight).contiguous();
+    const Tensor dense_bias = bias.defined() ? weight_like(x, bias).contiguous() : bias;
     launch(x.device(),
            kernels::Conv2d{x.dtype(), s, dense_x.raw(), dense_weight.raw(), bias.defined() ? dense_bias.raw() : nullptr,
                            y.raw(), kernels::Activation::none});
@@ -71,7 +72,7 @@ Tensor input_grad(const ConvShape& s, const Tensor& dy, const Tensor& weight) {
   {
     const NoGrad no_grad;
     const Tensor dense_dy = dy.contiguous();
-    const Tensor dense_weight = weight.contiguous();
+    const Tensor dense_weight = weight_like(dy, weight).contiguous();
     launch(dy.device(), kernels::Conv2dInputGrad{dy.dtype(), s, dense_dy.raw(), dense_weight.raw(), dx.raw()});
   }
   return record<InputGradRule>(dx, {dy, weight}, s, dy, weight);
@@ -86,10 +87,10 @@ Tensor weight_grad(const ConvShape& s, const Tensor& dy, const Tensor& x) {
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dOptions o) {
+  if (const Tensor low = autocast(policy_of("conv2d"), x); low.defined()) return conv2d(low, weight, bias, o);
   check(x.rank() == 4 && weight.rank() == 4,
         "conv2d: expected x [n, c, h, w] and weight [out, in, kh, kw], got {} and {}", x.shape(), weight.shape());
-  check(is_floating(x.dtype()) && x.dtype() == weight.dtype(),
-        "conv2d: expected one floating dtype, got x {} and weight {}", name_of(x.dtype()), name_of(weight.dtype()));
+  check_weight(x, weight, "conv2d");
   check(o.groups >= 1 && weight.size(0) % o.groups == 0 && x.size(1) == weight.size(1) * o.groups,
         "conv2d: x {} has {} channels, weight {} in {} groups takes {}", x.shape(), x.size(1), weight.shape(), o.groups,
         weight.size(1) * o.groups);
@@ -97,7 +98,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dO
             o.padding.w >= 0,
         "conv2d: stride and dilation must be at least 1 and padding at least 0");
   if (bias.defined())
-    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(),
+    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == weight.dtype(),
           "conv2d: weight {} needs a bias [{}], got {} {}", weight.shape(), weight.size(0), name_of(bias.dtype()),
           bias.shape());
   const ConvShape s{x.size(0),  x.size(1),  x.size(2),   x.size(3),   weight.size(0), weight.size(2), weight.size(3),

@@ -1,5 +1,6 @@
 // Reading and adding at indices.
 #include "anneal/core/autograd.h"
+#include "anneal/core/bad_index.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
 
@@ -15,10 +16,10 @@ Tensor as_index(const Tensor& index, const char* op) {
 }
 const std::int64_t* data_of(const Tensor& index) { return static_cast<const std::int64_t*>(index.raw()); }
 
-void check_found(std::int64_t bad, const Tensor& index, std::int64_t size, const char* op) {
-  if (bad < 0) return;
-  throw Error(
-      format("{}: index {} at position {} is not in [0, {})", op, index.flatten().select(0, bad).item(), bad, size));
+void check_found(const BadIndex& bad, const Tensor& index, std::int64_t size, const char* op) {
+  bad.check([&](std::int64_t at) {
+    return format("{}: index {} at position {} is not in [0, {})", op, index.flatten().select(0, at).item(), at, size);
+  });
 }
 
 // The part of Gather and ScatterAdd that says where an element of `index` points to in x.
@@ -90,13 +91,13 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
   dim = x.shape().wrap(dim);
   const Tensor where = as_index(index, "gather");
   const Tensor y = empty(where.shape(), {.dtype = x.dtype(), .device = x.device()});
-  std::int64_t bad = -1;
+  BadIndex bad(x.device(), "gather");
   kernels::Gather args{};
   fill_walk(args, x, dim, where, "gather");
   args.x = x.raw();
   args.index = data_of(where);
   args.y = y.raw();
-  args.bad = &bad;
+  args.bad = bad.word();
   launch(x.device(), args);
   check_found(bad, where, x.shape()[dim], "gather");
   return record<GatherRule>(y, {x}, x.shape(), dim, where);
@@ -113,13 +114,13 @@ Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& 
     return x.clone();
   }();
   const Tensor dense_src = src.contiguous();
-  std::int64_t bad = -1;
+  BadIndex bad(x.device(), "scatter_add");
   kernels::ScatterAdd args{};
   fill_walk(args, y, dim, where, "scatter_add");
   args.x = y.raw();
   args.index = data_of(where);
   args.src = dense_src.raw();
-  args.bad = &bad;
+  args.bad = bad.word();
   launch(x.device(), args);
   check_found(bad, where, x.shape()[dim], "scatter_add");
   return record<ScatterAddRule>(y, {x, src}, dim, where);
@@ -142,17 +143,17 @@ Tensor embedding(const Tensor& index, const Tensor& table, std::int64_t padding)
   const Tensor dense = table.contiguous();
   const Tensor y =
       empty(where.shape().with(where.rank(), table.size(1)), {.dtype = table.dtype(), .device = table.device()});
-  std::int64_t bad = -1;
+  BadIndex bad(table.device(), "embedding");
   launch(table.device(), kernels::Embedding{table.dtype(), where.numel(), table.size(0), table.size(1), dense.raw(),
-                                            data_of(where), y.raw(), &bad});
+                                            data_of(where), y.raw(), bad.word()});
   check_found(bad, where, table.size(0), "embedding");
   return record<EmbeddingRule>(y, {dense}, where, dense, padding);
 }
 
 Tensor one_hot(const Tensor& index, std::int64_t classes) {
   const Tensor column = as_index(index, "one_hot").unsqueeze(-1);
-  const Tensor zero = zeros(index.shape().with(index.rank(), classes));
-  return scatter_add(zero, -1, column, ones(column.shape()));
+  const Tensor zero = zeros(index.shape().with(index.rank(), classes), {.device = index.device()});
+  return scatter_add(zero, -1, column, ones(column.shape(), {.device = index.device()}));
 }
 
 }  // namespace v0

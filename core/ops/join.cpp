@@ -1,4 +1,7 @@
 // Joining tensors and cutting them.
+#include <algorithm>
+
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
 
@@ -20,6 +23,13 @@ struct CatRule {
 Tensor cat(std::span<const Tensor> tensors, int dim) {
   check(!tensors.empty(), "cat: expected at least one tensor");
   const Tensor& first = tensors[0];
+  const auto other = std::ranges::find_if(tensors, [&](const Tensor& x) { return x.dtype() != first.dtype(); });
+  if (other != tensors.end()) {
+    autocast_pair(policy_of("cat"), first, *other, "cat");
+    std::vector<Tensor> full;
+    for (const Tensor& x : tensors) full.push_back(x.to(DType::f32));
+    return cat(full, dim);
+  }
   dim = first.shape().wrap(dim);
   Shape shape = first.shape();
   shape[dim] = 0;

@@ -1,4 +1,5 @@
 // Matrix products.
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
@@ -36,7 +37,8 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destinatio
   const Matrix left = matrix_of(a);
   const Matrix right = matrix_of(b);
   const auto batch_stride = [](const Tensor& x) { return x.rank() == 3 ? x.strides()[0] : 0; };
-  launch(c.device(), kernels::Gemm{.dtype = c.dtype(),
+  launch(c.device(), kernels::Gemm{.dtype = a.dtype(),
+                                   .out = c.dtype(),
                                    .trans_a = left.transposed,
                                    .trans_b = right.transposed,
                                    .m = a.size(-2),
@@ -77,29 +79,27 @@ Tensor product(const Tensor& a, const Tensor& b) {
 
 struct LinearRule {
   static constexpr const char* name = "linear";
-  static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight, const Shape& bias) {
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight) {
     if (grad_enabled()) {
       // To be differentiated again: the same in public ops.
-      if (dx.wants(0)) dx.set(0, product(dy, weight));
-      if (dx.wants(1)) dx.set(1, product(dy.transpose(0, 1), x));
+      if (dx.wants(0)) dx.set(0, product(dy, weight.to(dy.dtype())));
+      if (dx.wants(1)) dx.set(1, product(dy.transpose(0, 1), x).to(weight.dtype()));
     } else {
-      if (dx.wants(0)) gemm(dy, weight, {}, dx.into(0, x));
+      if (dx.wants(0)) gemm(dy, weight_like(dy, weight), {}, dx.into(0, x));
       if (dx.wants(1)) gemm(dy.transpose(0, 1), x, {}, dx.into(1, weight));
     }
-    if (dx.wants(2)) dx.set(2, sum_to(dy, bias));
+    if (dx.wants(2)) dx.set(2, sum(dy, {0}, false, weight.dtype()));
   }
 };
-
-void check_matmul(const Tensor& a, const Tensor& b, const char* op) {
-  check(is_floating(a.dtype()) && a.dtype() == b.dtype(), "{}: expected operands of one floating dtype, got {} and {}",
-        op, name_of(a.dtype()), name_of(b.dtype()));
-  check(a.device() == b.device(), "{}: expected operands on one device, got {} and {}", op, a.device(), b.device());
-}
 
 }  // namespace
 
 Tensor matmul(const Tensor& a, const Tensor& b) {
-  check_matmul(a, b, "matmul");
+  if (const Tensor low = autocast(policy_of("matmul"), a); low.defined()) return matmul(low, b);
+  if (const Tensor low = autocast(policy_of("matmul"), b); low.defined()) return matmul(a, low);
+  check(is_floating(a.dtype()) && a.dtype() == b.dtype(),
+        "matmul: expected operands of one floating dtype, got {} and {}", name_of(a.dtype()), name_of(b.dtype()));
+  check(a.device() == b.device(), "matmul: expected operands on one device, got {} and {}", a.device(), b.device());
   check(a.rank() > 0 && b.rank() > 0, "matmul: expected vectors or matrices, got shapes {} and {}", a.shape(),
         b.shape());
   if (a.rank() == 1) {
@@ -128,11 +128,12 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  check_matmul(x, weight, "linear");
+  if (const Tensor low = autocast(policy_of("linear"), x); low.defined()) return linear(low, weight, bias);
+  check_weight(x, weight, "linear");
   check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}",
         x.shape(), weight.shape());
   if (bias.defined())
-    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == x.dtype(),
+    check(bias.shape() == Shape{weight.size(0)} && bias.dtype() == weight.dtype(),
           "linear: the weight is {} {} but the bias is {} {}", name_of(weight.dtype()), weight.shape(),
           name_of(bias.dtype()), bias.shape());
   if (x.rank() != 2) {
@@ -141,12 +142,12 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     return linear(x.reshape({shape.without(-1).numel(), x.size(-1)}), weight, bias).reshape(shape);
   }
   const Tensor y = empty({x.size(0), weight.size(0)}, {.dtype = x.dtype(), .device = x.device()});
-  const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
   {
     const NoGrad no_grad;
-    gemm(x, weight.transpose(0, 1), dense_bias, {y, false});
+    gemm(x, weight_like(x, weight).transpose(0, 1), bias.defined() ? weight_like(x, bias).contiguous() : bias,
+         {y, false});
   }
-  return record<LinearRule>(y, {x, weight, bias}, x, weight, Shape{weight.size(0)});
+  return record<LinearRule>(y, {x, weight, bias}, x, weight);
 }
 
 }  // namespace v0

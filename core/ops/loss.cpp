@@ -1,5 +1,7 @@
 // Softmax and the losses.
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
+#include "anneal/core/bad_index.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
 #include "anneal/core/space.h"
@@ -36,7 +38,9 @@ Tensor softmax_rows(const Tensor& input) {
 
 template <bool Log>
 Tensor softmax_along(const Tensor& x, int dim) {
-  check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", SoftmaxRule<Log>::name, name_of(x.dtype()));
+  constexpr const char* name = SoftmaxRule<Log>::name;
+  if (const Tensor full = autocast(policy_of(name), x); full.defined()) return softmax_along<Log>(full, dim);
+  check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", name, name_of(x.dtype()));
   dim = x.shape().wrap(dim);
   if (dim == x.rank() - 1) return softmax_rows<Log>(x);
   return softmax_rows<Log>(x.transpose(dim, -1)).transpose(dim, -1);
@@ -44,44 +48,41 @@ Tensor softmax_along(const Tensor& x, int dim) {
 
 // ---- cross-entropy of rows: logits [n, classes] ----
 
-// What both passes of the kernel need besides the logits. `target` is [n] classes or [n, classes] probabilities.
-kernels::Targets targets_of(const Tensor& target, const CrossEntropyOptions& options) {
+// What both passes of the kernel need besides the logits. `target` is [n] classes or [n, classes] probabilities;
+// `count` (a number, or undefined) divides losses.
+kernels::Targets targets_of(const Tensor& target, const CrossEntropyOptions& options, const Tensor& count) {
   const bool classes = target.dtype() == DType::i64;
   return {classes ? static_cast<const std::int64_t*>(target.raw()) : nullptr, classes ? nullptr : target.raw(),
-          options.ignore_index, options.label_smoothing};
+          options.ignore_index, options.label_smoothing,
+          count.defined() ? static_cast<const double*>(count.raw()) : nullptr};
 }
 
 struct CrossEntropyRule {
   static constexpr const char* name = "cross_entropy";
   static void backward(const Tensor& dloss, Gradients& dx, const Tensor& logits, const Tensor& target,
-                       const Tensor& lse, const CrossEntropyOptions& options, double scale) {
+                       const Tensor& lse, const CrossEntropyOptions& options, const Tensor& count) {
     check_differentiated_once(name);
     const Tensor dense_dloss = dloss.contiguous();
     const Tensor out = empty(logits.shape(), {.dtype = logits.dtype(), .device = logits.device()});
     launch(logits.device(), kernels::CrossEntropyGrad{logits.dtype(), logits.size(0), logits.size(1), logits.raw(),
-                                                      targets_of(target, options), lse.raw(), dense_dloss.raw(),
-                                                      options.reduction != LossReduction::none, scale, out.raw()});
+                                                      targets_of(target, options, count), lse.raw(), dense_dloss.raw(),
+                                                      options.reduction != LossReduction::none, 1, out.raw()});
     dx.set(0, out);
   }
 };
 
-// How many rows count, after checking every class.
-std::int64_t count_targets(const Tensor& target, std::int64_t classes, std::int64_t ignore_index) {
-  std::int64_t count = 0;
-  const auto values = target.span<std::int64_t>();
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (values[i] == ignore_index) continue;
-    check(values[i] >= 0 && values[i] < classes, "cross_entropy: target {} at {} is not one of the {} classes 0 to {}",
-          values[i], i, classes, classes - 1);
-    ++count;
-  }
+// How many rows count, an f64 number where the logits are, after checking every class.
+Tensor count_targets(const Tensor& target, std::int64_t classes, std::int64_t ignore_index) {
+  const Tensor count = empty({}, {.dtype = DType::f64, .device = target.device()});
+  BadIndex bad(target.device(), "cross_entropy");
+  const auto* data = static_cast<const std::int64_t*>(target.raw());
+  launch(target.device(), kernels::CheckTargets{target.numel(), classes, data, ignore_index,
+                                                static_cast<double*>(count.raw()), bad.word()});
+  bad.check([&](std::int64_t at) {
+    return format("cross_entropy: target {} at {} is not one of the {} classes 0 to {}", data[at], at, classes,
+                  classes - 1);
+  });
   return count;
-}
-
-Tensor total(const Tensor& losses, LossReduction reduction, double scale) {
-  const NoGrad no_grad;
-  if (reduction == LossReduction::none) return losses;
-  return reduction == LossReduction::sum ? sum(losses) : sum(losses) * scale;
 }
 
 Tensor reduced(const Tensor& loss, LossReduction reduction) {
@@ -94,6 +95,8 @@ Tensor softmax(const Tensor& x, int dim) { return softmax_along<false>(x, dim); 
 Tensor log_softmax(const Tensor& x, int dim) { return softmax_along<true>(x, dim); }
 
 Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOptions options) {
+  if (const Tensor full = autocast(policy_of("cross_entropy"), input); full.defined())
+    return cross_entropy(full, target, options);
   check(is_floating(input.dtype()), "cross_entropy: expected logits of a floating dtype, got {}",
         name_of(input.dtype()));
   check(input.rank() >= 2, "cross_entropy: expected logits [n, classes] or [n, classes, ...], got {}", input.shape());
@@ -115,17 +118,27 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
   const Tensor logits = input.contiguous();
   const Tensor wanted = target.to(by_class ? DType::i64 : logits.dtype()).detach().contiguous();
   const std::int64_t n = logits.size(0);
-  const std::int64_t count = by_class ? count_targets(wanted, logits.size(1), options.ignore_index) : n;
+  Tensor count;
+  if (by_class) count = count_targets(wanted, logits.size(1), options.ignore_index);
+  else if (options.reduction == LossReduction::mean)
+    count = scalar(static_cast<double>(n), {.dtype = DType::f64, .device = logits.device()});
+  if (options.reduction != LossReduction::mean) count = {};
   const Tensor each = empty({n}, {.dtype = logits.dtype(), .device = logits.device()});
   const Tensor lse =
       empty({n}, {.dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32, .device = logits.device()});
   launch(logits.device(), kernels::CrossEntropy{logits.dtype(), n, logits.size(1), logits.raw(),
-                                                targets_of(wanted, options), each.raw(), lse.raw()});
-  const double scale = options.reduction == LossReduction::mean ? 1 / static_cast<double>(count) : 1;
-  return record<CrossEntropyRule>(total(each, options.reduction, scale), {logits}, logits, wanted, lse, options, scale);
+                                                targets_of(wanted, options, count), each.raw(), lse.raw()});
+  const Tensor loss = [&] {
+    const NoGrad no_grad;
+    if (options.reduction == LossReduction::none) return each;
+    return options.reduction == LossReduction::mean && n == 0 ? mean(each) : sum(each);  // NaN: of nothing
+  }();
+  return record<CrossEntropyRule>(loss, {logits}, logits, wanted, lse, options, count);
 }
 
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction) {
+  if (const Tensor full = autocast(policy_of("nll_loss"), log_probabilities); full.defined())
+    return nll_loss(full, target, reduction);
   check(log_probabilities.rank() == 2 && target.shape() == Shape{log_probabilities.size(0)},
         "nll_loss: expected log-probabilities [n, classes] and targets [n], got {} and {}", log_probabilities.shape(),
         target.shape());
@@ -133,12 +146,16 @@ Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduc
 }
 
 Tensor mse_loss(const Tensor& x, const Tensor& target, LossReduction reduction) {
+  if (const Tensor full = autocast(policy_of("mse_loss"), x); full.defined()) return mse_loss(full, target, reduction);
   return reduced(square(x - target), reduction);
 }
 Tensor l1_loss(const Tensor& x, const Tensor& target, LossReduction reduction) {
+  if (const Tensor full = autocast(policy_of("l1_loss"), x); full.defined()) return l1_loss(full, target, reduction);
   return reduced(abs(x - target), reduction);
 }
 Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& target, LossReduction reduction) {
+  if (const Tensor full = autocast(policy_of("binary_cross_entropy_with_logits"), logits); full.defined())
+    return binary_cross_entropy_with_logits(full, target, reduction);
   return reduced((1 - target) * logits + softplus(-logits), reduction);
 }
 

@@ -1,6 +1,7 @@
 // Normalisations. Their gradients are fused kernels.
 #include <algorithm>
 
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
@@ -49,7 +50,9 @@ struct RowNormRule {
 
 template <bool Rms>
 Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& given_bias, double eps) {
-  const char* name = RowNormRule<Rms>::name;
+  constexpr const char* name = RowNormRule<Rms>::name;
+  if (const Tensor full = autocast(policy_of(name), input); full.defined())
+    return row_norm<Rms>(full, given_weight, given_bias, eps);
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);
   const int dims = weight.defined() ? weight.rank() : 1;
@@ -108,6 +111,8 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_
 
 Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& given_weight, const Tensor& given_bias, BatchNormOptions options) {
+  if (const Tensor full = autocast(policy_of("batch_norm"), input); full.defined())
+    return batch_norm(full, running_mean, running_var, given_weight, given_bias, options);
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);
   check(input.rank() >= 2, "batch_norm: expected x [n, channels, ...], got {}", input.shape());

@@ -1,4 +1,5 @@
 // Pointwise ops: one input from the functor list, two inputs with broadcasting, comparisons, where.
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
@@ -133,6 +134,13 @@ struct WhereRule {
   }
 };
 
+// The op of operands that differ in dtype.
+template <CastPolicy policy, class F>
+Tensor with_widest(const F& op, const Tensor& a, const Tensor& b, const char* name) {
+  const CastPair pair = autocast_pair(policy, a, b, name);
+  return op(pair.a, pair.b);
+}
+
 Tensor like(const Tensor& x, double value) { return scalar(value, {.dtype = x.dtype(), .device = x.device()}); }
 
 }  // namespace
@@ -140,12 +148,15 @@ Tensor like(const Tensor& x, double value) { return scalar(value, {.dtype = x.dt
 template <class Op>
 Tensor unary(const Tensor& x) {
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", Op::name, name_of(x.dtype()));
+  if constexpr (constexpr auto policy = find_policy(Op::name); policy.has_value())
+    if (const Tensor cast = autocast(*policy, x); cast.defined()) return unary<Op>(cast);
   const Tensor y = empty_like(x);
   launch(x.device(), kernels::Unary{kernels::unary_id<Op>, x.dtype(), space_of(x.shape(), x, y), x.raw(), y.raw()});
   return record<UnaryRule<Op>>(y, {x}, Op::saves == kernels::Saves::input ? x : y);
 }
 template <class Op>
 Tensor compare(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("compare")>(compare<Op>, a, b, Op::name);
   const Shape shape = check_pair(a, b, Op::name);
   const Tensor y = empty_for(a, b, shape, DType::boolean);
   launch(a.device(),
@@ -161,18 +172,32 @@ Tensor compare(const Tensor& a, const Tensor& b) {
 }(kernels::CompareOps{});
 
 Tensor add(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("add")>(add, a, b, "add");
   return record<AddRule>(binary<kernels::Add>(a, b), {a, b}, a.shape(), b.shape());
 }
 Tensor sub(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("sub")>(sub, a, b, "sub");
   return record<SubRule>(binary<kernels::Sub>(a, b), {a, b}, a.shape(), b.shape());
 }
-Tensor mul(const Tensor& a, const Tensor& b) { return record<MulRule>(binary<kernels::Mul>(a, b), {a, b}, a, b); }
-Tensor div(const Tensor& a, const Tensor& b) { return record<DivRule>(binary<kernels::Div>(a, b), {a, b}, a, b); }
-Tensor pow(const Tensor& a, const Tensor& b) { return record<PowRule>(binary<kernels::Pow>(a, b), {a, b}, a, b); }
+Tensor mul(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("mul")>(mul, a, b, "mul");
+  return record<MulRule>(binary<kernels::Mul>(a, b), {a, b}, a, b);
+}
+Tensor div(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("div")>(div, a, b, "div");
+  return record<DivRule>(binary<kernels::Div>(a, b), {a, b}, a, b);
+}
+Tensor pow(const Tensor& a, const Tensor& b) {
+  const Tensor base = autocast(policy_of("pow"), a), exponent = autocast(policy_of("pow"), b);
+  if (base.defined() || exponent.defined()) return pow(base.defined() ? base : a, exponent.defined() ? exponent : b);
+  return record<PowRule>(binary<kernels::Pow>(a, b), {a, b}, a, b);
+}
 Tensor maximum(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("maximum")>(maximum, a, b, "maximum");
   return record<ExtremumRule<true>>(binary<kernels::Maximum>(a, b), {a, b}, a, b);
 }
 Tensor minimum(const Tensor& a, const Tensor& b) {
+  if (a.dtype() != b.dtype()) return with_widest<policy_of("minimum")>(minimum, a, b, "minimum");
   return record<ExtremumRule<false>>(binary<kernels::Minimum>(a, b), {a, b}, a, b);
 }
 
@@ -195,6 +220,10 @@ Tensor clamp(const Tensor& x, double low, double high) {
 
 Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
   check(condition.dtype() == DType::boolean, "where: expected a bool condition, got {}", name_of(condition.dtype()));
+  if (a.dtype() != b.dtype()) {
+    const auto chosen = [&](const Tensor& x, const Tensor& y) { return where(condition, x, y); };
+    return with_widest<policy_of("where")>(chosen, a, b, "where");
+  }
   const Shape shape = broadcast(condition.shape(), check_pair(a, b, "where"), "where");
   const Tensor y = empty_for(a, b, shape, a.dtype());
   launch(a.device(),

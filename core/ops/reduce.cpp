@@ -1,6 +1,7 @@
 // Reductions over any dimensions.
 #include <cmath>
 
+#include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
@@ -66,24 +67,26 @@ Rows rows_of(const Tensor& x, const Plan& plan) {
   return rows;
 }
 
-Tensor reduce(Reduction op, const Tensor& x, const Plan& plan, bool keepdim) {
+// `out` is x's dtype, or f32 where that has 16 bits.
+Tensor reduce(Reduction op, const Tensor& x, DType out, const Plan& plan, bool keepdim) {
   const NoGrad no_grad;
   const Rows rows = rows_of(x, plan);
-  const Tensor y = empty(keepdim ? plan.keepdim : plan.kept, {.dtype = x.dtype(), .device = x.device()});
-  launch(x.device(), kernels::Reduce{op, x.dtype(), rows.outer, rows.reduced, rows.inner, rows.x.raw(), y.raw()});
+  const Tensor y = empty(keepdim ? plan.keepdim : plan.kept, {.dtype = out, .device = x.device()});
+  launch(x.device(), kernels::Reduce{op, x.dtype(), out, rows.outer, rows.reduced, rows.inner, rows.x.raw(), y.raw()});
   return y;
 }
 
 struct SumRule {
   static constexpr const char* name = "sum";
-  static void backward(const Tensor& dy, Gradients& dx, const Shape& shape, const Shape& keepdim) {
-    dx.set(0, dy.reshape(keepdim).expand(shape));
+  static void backward(const Tensor& dy, Gradients& dx, DType dtype, const Shape& shape, const Shape& keepdim) {
+    dx.set(0, dy.to(dtype).reshape(keepdim).expand(shape));
   }
 };
 struct MeanRule {
   static constexpr const char* name = "mean";
-  static void backward(const Tensor& dy, Gradients& dx, const Shape& shape, const Shape& keepdim, double count) {
-    dx.set(0, (dy.reshape(keepdim) * (1 / count)).expand(shape));
+  static void backward(const Tensor& dy, Gradients& dx, DType dtype, const Shape& shape, const Shape& keepdim,
+                       double count) {
+    dx.set(0, (dy.reshape(keepdim) * (1 / count)).to(dtype).expand(shape));
   }
 };
 struct ExtremeRule {
@@ -109,14 +112,14 @@ struct ProdRule {
         if (j != i) others = others * x.select(dim, j);
       parts.push_back(others * dy);
     }
-    dx.set(0, parts.empty() ? zeros(x.shape(), {.dtype = x.dtype()}) : stack(parts, dim));
+    dx.set(0, parts.empty() ? zeros(x.shape(), {.dtype = x.dtype(), .device = x.device()}) : stack(parts, dim));
   }
 };
 
 Tensor extreme(Reduction op, const Tensor& x, std::span<const int> dims, bool keepdim, const char* name) {
   const Plan plan = plan_for(x, dims, name);
   check(plan.count > 0, "{}: nothing to reduce in shape {}", name, x.shape());
-  const Tensor y = reduce(op, x, plan, keepdim);
+  const Tensor y = reduce(op, x, x.dtype(), plan, keepdim);
   return is_floating(x.dtype()) ? record<ExtremeRule>(y, {x}, x, y, plan.keepdim) : y;
 }
 
@@ -137,17 +140,21 @@ Tensor arg(bool largest, const Tensor& x, int dim, bool keepdim) {
 }  // namespace
 
 Tensor sum(const Tensor& x, std::span<const int> dims, bool keepdim) {
+  return sum(x, dims, keepdim, autocast_sum(x.dtype()));
+}
+Tensor sum(const Tensor& x, std::span<const int> dims, bool keepdim, DType out) {
+  if (out != x.dtype() && !(size_of(x.dtype()) == 2 && out == DType::f32)) return sum(x.to(out), dims, keepdim);
   check(x.dtype() != DType::u8 && x.dtype() != DType::boolean, "sum: convert {} to a wider dtype first",
         name_of(x.dtype()));
   const Plan plan = plan_for(x, dims, "sum");
-  return record<SumRule>(reduce(Reduction::sum, x, plan, keepdim), {x}, x.shape(), plan.keepdim);
+  return record<SumRule>(reduce(Reduction::sum, x, out, plan, keepdim), {x}, x.dtype(), x.shape(), plan.keepdim);
 }
 
 Tensor mean(const Tensor& x, std::span<const int> dims, bool keepdim) {
   check(is_floating(x.dtype()), "mean: expected a floating dtype, got {}", name_of(x.dtype()));
   const Plan plan = plan_for(x, dims, "mean");
-  return record<MeanRule>(reduce(Reduction::mean, x, plan, keepdim), {x}, x.shape(), plan.keepdim,
-                          static_cast<double>(plan.count));
+  return record<MeanRule>(reduce(Reduction::mean, x, autocast_sum(x.dtype()), plan, keepdim), {x}, x.dtype(), x.shape(),
+                          plan.keepdim, static_cast<double>(plan.count));
 }
 
 Tensor amax(const Tensor& x, std::span<const int> dims, bool keepdim) {
@@ -160,13 +167,16 @@ Tensor argmax(const Tensor& x, int dim, bool keepdim) { return arg(true, x, dim,
 Tensor argmin(const Tensor& x, int dim, bool keepdim) { return arg(false, x, dim, keepdim); }
 
 Tensor prod(const Tensor& x, int dim, bool keepdim) {
+  if (const Tensor full = autocast(policy_of("prod"), x); full.defined()) return prod(full, dim, keepdim);
   dim = x.shape().wrap(dim);
   const int dims[] = {dim};
-  const Tensor y = record<ProdRule>(reduce(Reduction::prod, x, plan_for(x, dims, "prod"), false), {x}, x, dim);
+  const Tensor y =
+      record<ProdRule>(reduce(Reduction::prod, x, x.dtype(), plan_for(x, dims, "prod"), false), {x}, x, dim);
   return keepdim ? y.unsqueeze(dim) : y;
 }
 
 Tensor var(const Tensor& x, std::span<const int> dims, int correction, bool keepdim) {
+  if (const Tensor full = autocast(policy_of("var"), x); full.defined()) return var(full, dims, correction, keepdim);
   const auto count = static_cast<double>(plan_for(x, dims, "var").count);
   return sum(square(x - mean(x, dims, true)), dims, keepdim) * (1 / (count - correction));
 }

@@ -224,14 +224,14 @@ struct Correlation {
 
 /// The gradient of the weight as its transpose [taps, planes], of the patches, whose rows are read where they lie in
 /// the frames, and of dy, transposed. Images are summed in a few parts that depend on the shape alone.
-template <class T>
+template <class T, class Out>
 struct WeightGrad {
   using C = Compute<T>;
   static constexpr std::int64_t depth_at_once = 512;
   Windows windows;
   std::int64_t images, groups, planes;
   const T *dy, *x;
-  T* dweight;
+  Out* dweight;
   bool accumulate;
 
   std::int64_t parts() const {
@@ -321,7 +321,7 @@ struct WeightGrad {
   }
 
   /// Adds the parts up, in order, and transposes them into the weight's gradient.
-  void finish(C* sum, std::int64_t n, std::int64_t rows, T* to) const {
+  void finish(C* sum, std::int64_t n, std::int64_t rows, Out* to) const {
     const std::int64_t taps = windows.taps(), size = taps * planes;
     for (std::int64_t part = 1; part < n; ++part) {
       for (std::int64_t i = 0; i < rows * planes; ++i) sum[i] += sum[part * size + i];
@@ -444,16 +444,16 @@ void run(const Conv2dInputGrad& a) {
 
 template <>
 void run(const Conv2dWeightGrad& a) {
-  visit_floating(a.dtype, [&]<class T>() {
+  visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     const ConvShape& s = a.shape;
-    WeightGrad<T>{windows_of(s),
-                  s.n,
-                  s.groups,
-                  s.c_out / s.groups,
-                  static_cast<const T*>(a.dy),
-                  static_cast<const T*>(a.x),
-                  static_cast<T*>(a.dweight),
-                  a.accumulate}
+    WeightGrad<T, Out>{windows_of(s),
+                       s.n,
+                       s.groups,
+                       s.c_out / s.groups,
+                       static_cast<const T*>(a.dy),
+                       static_cast<const T*>(a.x),
+                       static_cast<Out*>(a.dweight),
+                       a.accumulate}
         .run();
   });
 }

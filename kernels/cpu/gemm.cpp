@@ -56,13 +56,13 @@ struct PanelsOf {
 };
 
 /// One product: pointers of one member of the batch, and the bias as numbers of C.
-template <class T>
+template <class T, class Out>
 struct Product {
   using C = Compute<T>;
   std::int64_t m, n, k;
   RowsOf<T> a;
   PanelsOf<T> b;
-  T* c;
+  Out* c;
   std::int64_t ldc;
   const C* bias;
   bool relu, accumulate;
@@ -75,9 +75,9 @@ struct Product {
     if (flipped()) return flipped_block(j, columns);
     const RowsOf<T> from{a.data + i * (a.transposed ? 1 : a.ld), a.ld, a.transposed};
     const PanelsOf<T> with{b.data + j * (b.transposed ? b.ld : 1), b.ld, b.transposed};
-    T* to = c + i * ldc + j;
+    Out* to = c + i * ldc + j;
     const C* bias_at = bias ? bias + j : nullptr;
-    if constexpr (std::is_same_v<T, C>) {
+    if constexpr (std::is_same_v<Out, C>) {
       multiply(rows, columns, k, a.packs() ? packed_rows : rows, from, with, to, ldc,
                Epilogue<C>{accumulate, nullptr, bias_at, relu});
     } else if (rows > packed_rows || columns > wide) {
@@ -124,14 +124,14 @@ struct Product {
 };
 
 /// y[i * ldy] = the dot product of x and row i of a matrix, for as many rows at a time as a vector has lanes.
-template <class T>
+template <class T, class Out>
 struct Dots {
   using C = Compute<T>;
   std::int64_t k;
   const T* rows;
   std::int64_t ld;
   const C* x;
-  T* y;
+  Out* y;
   std::int64_t ldy;
   const C* bias;
   std::int64_t bias_step;
@@ -169,7 +169,7 @@ struct Dots {
     if (accumulate) sum += load(y[i * ldy]);
     if (bias) sum += bias[i * bias_step];
     if (relu && sum < C(0)) sum = C(0);
-    y[i * ldy] = store<T>(sum);
+    y[i * ldy] = store<Out>(sum);
   }
 };
 
@@ -184,21 +184,21 @@ const Compute<T>* dense(const T* from, std::int64_t n, std::int64_t step, Scratc
   return to;
 }
 
-template <class T>
+template <class T, class Out>
 void run_gemm(const Gemm& g) {
-  const T* bias = static_cast<const T*>(g.bias);
+  const auto* bias = static_cast<const Out*>(g.bias);
   const Compute<T>* bias_c = bias ? dense(bias, g.n, 1, Scratch::bias) : nullptr;
   const bool relu = g.activation == Activation::relu;
   const auto run_one = [&](std::int64_t i, bool parallel) {
     const T* a = static_cast<const T*>(g.a) + i * g.stride_a;
     const T* b = static_cast<const T*>(g.b) + i * g.stride_b;
-    T* c = static_cast<T*>(g.c) + i * g.stride_c;
+    Out* c = static_cast<Out*>(g.c) + i * g.stride_c;
     const bool row_dots = g.m == 1 && g.trans_b, column_dots = g.n == 1 && !g.trans_a;
     if (row_dots || column_dots) {
       const std::int64_t count = row_dots ? g.n : g.m;
       const Compute<T>* x = row_dots ? dense(a, g.k, g.trans_a ? g.lda : 1, Scratch::rows)
                                      : dense(b, g.k, g.trans_b ? 1 : g.ldb, Scratch::rows);
-      const Dots<T> dots{
+      const Dots<T, Out> dots{
           g.k,  row_dots ? b : a, row_dots ? g.ldb : g.lda, x, c, row_dots ? 1 : g.ldc, bias_c, row_dots ? 1 : 0,
           relu, g.accumulate};
       const double flops = 2.0 * static_cast<double>(count) * static_cast<double>(g.k);
@@ -209,7 +209,7 @@ void run_gemm(const Gemm& g) {
       const bool outer = g.k == 1;
       const RowsOf<T> rows{a, outer && g.trans_a ? 1 : g.lda, g.trans_a && !outer};
       const PanelsOf<T> panels{b, g.ldb, g.trans_b && !(outer && g.ldb == 1)};
-      Product<T>{g.m, g.n, g.k, rows, panels, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
+      Product<T, Out>{g.m, g.n, g.k, rows, panels, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
     }
   };
   if (g.batch >= num_threads() && g.batch > 1) {
@@ -227,7 +227,7 @@ void run_gemm(const Gemm& g) {
 
 template <>
 void run(const Gemm& g) {
-  visit_floating(g.dtype, [&]<class T>() { run_gemm<T>(g); });
+  visit_floating(g.dtype, g.out, [&]<class T, class Out>() { run_gemm<T, Out>(g); });
 }
 
 }  // namespace kernels::cpu::ANNEAL_LEVEL

@@ -90,8 +90,10 @@ void for_lines(const Lines& lines, const std::int64_t* index, const Body& body) 
 template <>
 void run(const Gather& a) {
   const Lines lines(a.rank, a.dim, a.size, a.x_stride);
-  *a.bad = find_bad(a.index, lines.outer * lines.length * lines.inner, a.x_size);
-  if (*a.bad >= 0) return;
+  if (const std::int64_t bad = find_bad(a.index, lines.outer * lines.length * lines.inner, a.x_size); bad >= 0) {
+    *a.bad = bad;
+    return;
+  }
   visit_bits(a.dtype, [&]<class T> {
     const T* const x = static_cast<const T*>(a.x);
     T* const y = static_cast<T*>(a.y);
@@ -102,8 +104,10 @@ void run(const Gather& a) {
 template <>
 void run(const ScatterAdd& a) {
   const Lines lines(a.rank, a.dim, a.size, a.x_stride);
-  *a.bad = find_bad(a.index, lines.outer * lines.length * lines.inner, a.x_size);
-  if (*a.bad >= 0) return;
+  if (const std::int64_t bad = find_bad(a.index, lines.outer * lines.length * lines.inner, a.x_size); bad >= 0) {
+    *a.bad = bad;
+    return;
+  }
   visit(a.dtype, [&]<class T> {
     T* const x = static_cast<T*>(a.x);
     const T* const src = static_cast<const T*>(a.src);
@@ -114,8 +118,10 @@ void run(const ScatterAdd& a) {
 
 template <>
 void run(const Embedding& a) {
-  *a.bad = find_bad(a.index, a.n, a.rows);
-  if (*a.bad >= 0) return;
+  if (const std::int64_t bad = find_bad(a.index, a.n, a.rows); bad >= 0) {
+    *a.bad = bad;
+    return;
+  }
   const auto row_size = a.cols * static_cast<std::int64_t>(size_of(a.dtype));
   const char* const table = static_cast<const char*>(a.table);
   char* const y = static_cast<char*>(a.y);

@@ -88,11 +88,11 @@ void fold_columns(const T* x, std::int64_t rows, std::int64_t stride, std::int64
   }
 }
 
-template <class Op, class T>
+template <class Op, class T, class Out>
 void reduce(const Reduce& a) {
   using W = Wide<Compute<T>>;
   const T* const x = static_cast<const T*>(a.x);
-  T* const y = static_cast<T*>(a.y);
+  Out* const y = static_cast<Out*>(a.y);
   const std::int64_t tile_width = a.inner < tile ? a.inner : tile;
   const std::int64_t tiles = (a.inner + tile - 1) / tile;
   const std::int64_t items = a.outer * tiles;
@@ -110,7 +110,7 @@ void reduce(const Reduce& a) {
       if constexpr (std::is_floating_point_v<W>) {
         if (a.op == Reduction::mean) total[j] /= static_cast<W>(a.reduced);
       }
-      y[item / tiles * a.inner + column + j] = store<T>(total[j]);
+      y[item / tiles * a.inner + column + j] = store<Out>(total[j]);
     }
   };
 
@@ -153,14 +153,16 @@ ANNEAL_HD bool better(bool largest, C candidate, C best) {
 
 template <>
 void run(const Reduce& a) {
-  visit(a.dtype, [&]<class T> {
+  const auto by_op = [&]<class T, class Out> {
     switch (a.op) {
-      case Reduction::max: return reduce<Maximum, T>(a);
-      case Reduction::min: return reduce<Minimum, T>(a);
-      case Reduction::prod: return reduce<Mul, T>(a);
-      default: return reduce<Add, T>(a);
+      case Reduction::max: return reduce<Maximum, T, Out>(a);
+      case Reduction::min: return reduce<Minimum, T, Out>(a);
+      case Reduction::prod: return reduce<Mul, T, Out>(a);
+      default: return reduce<Add, T, Out>(a);
     }
-  });
+  };
+  if (is_floating(a.dtype)) visit_floating(a.dtype, a.out, by_op);
+  else visit(a.dtype, [&]<class T> { by_op.template operator()<T, T>(); });
 }
 
 template <>

@@ -1,9 +1,8 @@
 // Softmax, cross-entropy and layer norm: the row programs of kernels/rowwise.h, threads over rows.
 #include "anneal/kernels/rowwise.h"
 
-#include <new>
-
 #include "anneal/kernels/cpu/lanes.h"
+#include "anneal/kernels/cpu/scratch.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -20,40 +19,6 @@ ANNEAL_HD void for_rows(std::int64_t rows, std::int64_t cols, const F& f) {
     for (std::int64_t r = begin; r < end; ++r) f(r);
   });
 }
-
-template <class T>
-ANNEAL_HD RowTarget<T> row_target(const Targets& targets, std::int64_t row, std::int64_t cols) {
-  using C = Compute<T>;
-  const auto keep = static_cast<C>(1 - targets.smoothing);
-  const auto spread = static_cast<C>(targets.smoothing / static_cast<double>(cols));
-  if (targets.probabilities) return {static_cast<const T*>(targets.probabilities) + row * cols, -1, keep, spread};
-  const std::int64_t index = targets.classes[row];
-  return {nullptr, index == targets.ignore_index ? -1 : index, keep, spread};
-}
-
-/// Partial sums that the calling thread keeps from one call to the next.
-class Partials {
- public:
-  Partials() = default;
-  Partials(const Partials&) = delete;
-  Partials& operator=(const Partials&) = delete;
-  ~Partials() { ::operator delete (data_, std::align_val_t{64}); }
-
-  void* reserve(std::size_t bytes) {
-    if (bytes > size_) {
-      ::operator delete (data_, std::align_val_t{64});
-      data_ = nullptr;
-      size_ = 0;
-      data_ = ::operator new (bytes, std::align_val_t{64});
-      size_ = bytes;
-    }
-    return data_;
-  }
-
- private:
-  void* data_ = nullptr;
-  std::size_t size_ = 0;
-};
 
 template <bool rms, class T>
 void layer_norm_grad(const LayerNormGrad& a) {
@@ -72,9 +37,7 @@ void layer_norm_grad(const LayerNormGrad& a) {
   const std::int64_t block_rows = shared < 16 ? 16 : shared;
   const std::int64_t blocks = (a.rows + block_rows - 1) / block_rows;
   const bool sums = a.dweight || a.dbias;
-  thread_local Partials scratch;
-  auto* const partials =
-      sums ? static_cast<C*>(scratch.reserve(sizeof(C) * static_cast<std::size_t>(2 * (blocks + 1) * cols))) : nullptr;
+  C* const partials = sums ? scratch<C>(Scratch::partial, 2 * (blocks + 1) * cols) : nullptr;
   const auto clear = [=](C* to) { g.each(2 * cols, [=](std::int64_t i) { to[i] = 0; }); };
 
   parallel_for(blocks, grain_elements / (block_rows * cols + 1) + 1,
@@ -142,6 +105,18 @@ void run(const SoftmaxGrad& a) {
       else softmax_grad_row<false>(g, cols, y + r * cols, dy + r * cols, dx + r * cols);
     });
   });
+}
+
+template <>
+void run(const CheckTargets& a) {
+  std::int64_t count = 0;
+  for (std::int64_t r = 0; r < a.rows; ++r) {
+    const std::int64_t index = a.classes[r];
+    if (index == a.ignore_index) continue;
+    ++count;
+    if ((index < 0 || index >= a.cols) && *a.bad < 0) *a.bad = r;
+  }
+  *a.count = static_cast<double>(count);
 }
 
 template <>

@@ -42,14 +42,15 @@ void expect_near(const std::vector<T>& got, const std::vector<double>& want, std
   }
 }
 
-template <class T>
+/// The gradient of the weight is Out's.
+template <class T, class Out = T>
 struct Case {
   ConvShape s;
   std::int64_t c_in = s.c_in / s.groups, c_out = s.c_out / s.groups;
   std::vector<T> x = random_values<T>(s.n * s.c_in * s.h * s.w, 1),
                  weight = random_values<T>(s.c_out * c_in * s.kernel_h * s.kernel_w, 2),
-                 bias = random_values<T>(s.c_out, 3), dy = random_values<T>(s.n * s.c_out * s.out_h() * s.out_w(), 4),
-                 old = random_values<T>(s.c_out * c_in * s.kernel_h * s.kernel_w, 5);
+                 bias = random_values<T>(s.c_out, 3), dy = random_values<T>(s.n * s.c_out * s.out_h() * s.out_w(), 4);
+  std::vector<Out> old = random_values<Out>(s.c_out * c_in * s.kernel_h * s.kernel_w, 5);
 
   /// Calls `f(y, x, weight)` with the positions of every product that y is a sum of.
   template <class F>
@@ -77,13 +78,15 @@ struct Case {
   }
 
   struct Results {
-    std::vector<T> y, plain_y, dx, dweight, sum;
+    std::vector<T> y, plain_y, dx;
+    std::vector<Out> dweight, sum;
     bool operator==(const Results& other) const {
       return same(y, other.y) && same(plain_y, other.plain_y) && same(dx, other.dx) && same(dweight, other.dweight) &&
              same(sum, other.sum);
     }
-    static bool same(const std::vector<T>& a, const std::vector<T>& b) {
-      return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0;
+    template <class V>
+    static bool same(const V& a, const V& b) {
+      return a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof a[0]) == 0;
     }
   };
   Results run(int threads) const {
@@ -93,8 +96,8 @@ struct Case {
     kernels::cpu::run(kernels::Conv2d{dtype, s, x.data(), weight.data(), bias.data(), r.y.data(), Activation::relu});
     kernels::cpu::run(kernels::Conv2d{dtype, s, x.data(), weight.data(), nullptr, r.plain_y.data(), Activation::none});
     kernels::cpu::run(kernels::Conv2dInputGrad{dtype, s, dy.data(), weight.data(), r.dx.data()});
-    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, s, dy.data(), x.data(), r.dweight.data(), false});
-    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, s, dy.data(), x.data(), r.sum.data(), true});
+    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, dtype_of<Out>, s, dy.data(), x.data(), r.dweight.data(), false});
+    kernels::cpu::run(kernels::Conv2dWeightGrad{dtype, dtype_of<Out>, s, dy.data(), x.data(), r.sum.data(), true});
     set_num_threads(0);
     return r;
   }
@@ -130,6 +133,7 @@ TEST_P(ConvShapes, EqualPlainLoops) {
   for_each_type(Floating{}, [&]<class T>() {
     SCOPED_TRACE(name_of(dtype_of<T>));
     Case<T>{GetParam()}.check();
+    if constexpr (sizeof(T) == 2) Case<T, float>{GetParam()}.check();
   });
 }
 

@@ -44,21 +44,39 @@ struct Form {
   std::int64_t gap;  // elements between rows
 };
 
-template <class T>
+/// A and B of T, C and bias of Out.
+template <class T, class Out = T>
 struct Case {
   Shape s;
   Form f;
   std::int64_t lda = (f.trans_a ? s.m : s.k) + f.gap, ldb = (f.trans_b ? s.k : s.n) + f.gap, ldc = s.n + f.gap;
   std::int64_t size_a = (f.trans_a ? s.k : s.m) * lda, size_b = (f.trans_b ? s.n : s.k) * ldb, size_c = s.m * ldc;
-  std::vector<T> a = random_values<T>(s.batch * size_a, 1), b = random_values<T>(s.batch * size_b, 2),
-                 c = random_values<T>(s.batch * size_c, 3), bias = random_values<T>(s.n, 4);
+  std::vector<T> a = random_values<T>(s.batch * size_a, 1), b = random_values<T>(s.batch * size_b, 2);
+  std::vector<Out> c = random_values<Out>(s.batch * size_c, 3), bias = random_values<Out>(s.n, 4);
 
-  std::vector<T> run(int threads) const {
-    std::vector<T> result = c;
+  std::vector<Out> run(int threads) const {
+    std::vector<Out> result = c;
     set_num_threads(threads);
-    kernels::cpu::run(Gemm{dtype_of<T>, f.trans_a, f.trans_b, s.m, s.n, s.k, lda, ldb, ldc, s.batch, size_a, size_b,
-                           size_c, a.data(), b.data(), result.data(), f.bias ? bias.data() : nullptr,
-                           f.relu ? Activation::relu : Activation::none, f.accumulate});
+    kernels::cpu::run(Gemm{dtype_of<T>,
+                           dtype_of<Out>,
+                           f.trans_a,
+                           f.trans_b,
+                           s.m,
+                           s.n,
+                           s.k,
+                           lda,
+                           ldb,
+                           ldc,
+                           s.batch,
+                           size_a,
+                           size_b,
+                           size_c,
+                           a.data(),
+                           b.data(),
+                           result.data(),
+                           f.bias ? bias.data() : nullptr,
+                           f.relu ? Activation::relu : Activation::none,
+                           f.accumulate});
     set_num_threads(0);
     return result;
   }
@@ -74,25 +92,25 @@ struct Case {
   }
 
   void check() const {
-    const std::vector<T> result = run(1);
+    const std::vector<Out> result = run(1);
     for (std::int64_t batch = 0; batch < s.batch; ++batch) {
       for (std::int64_t i = 0; i < s.m; ++i) {
         for (std::int64_t j = 0; j < ldc; ++j) {
           const std::int64_t at = batch * size_c + i * ldc + j;
-          const T got = result[at];
+          const Out got = result[at];
           if (j >= s.n) {
             ASSERT_EQ(std::memcmp(&got, &c[at], sizeof got), 0) << "wrote between rows";
             continue;
           }
           const double want = reference(batch, i, j);
-          const double tolerance = epsilon<T> * (1 + std::abs(want)) + epsilon<Compute<T>> * static_cast<double>(s.k);
+          const double tolerance = epsilon<Out> * (1 + std::abs(want)) + epsilon<Compute<T>> * static_cast<double>(s.k);
           ASSERT_NEAR(static_cast<double>(load(got)), want, tolerance) << "at " << batch << ", " << i << ", " << j;
         }
       }
     }
     for (int threads : {2, 3}) {
-      const std::vector<T> again = run(threads);
-      ASSERT_TRUE(result.empty() || std::memcmp(result.data(), again.data(), result.size() * sizeof(T)) == 0)
+      const std::vector<Out> again = run(threads);
+      ASSERT_TRUE(result.empty() || std::memcmp(result.data(), again.data(), result.size() * sizeof(Out)) == 0)
           << threads << " threads";
     }
   }
@@ -113,6 +131,7 @@ TEST_P(GemmShapes, EqualPlainLoops) {
         SCOPED_TRACE(testing::Message() << name_of(dtype_of<T>) << " trans_a " << form.trans_a << " trans_b "
                                         << form.trans_b << " accumulate " << form.accumulate << " bias " << form.bias);
         Case<T>{GetParam(), form}.check();
+        if constexpr (sizeof(T) == 2) Case<T, float>{GetParam(), form}.check();
       }
     }
   });
@@ -132,8 +151,9 @@ INSTANTIATE_TEST_SUITE_P(Kernels, GemmShapes,
 TEST(Gemm, SharesAnOperandOverTheBatch) {
   const std::vector<float> a{1, 2, 3, 4}, b{1, 0, 0, 1, 2, 0, 0, 2};
   std::vector<float> c(8);
-  kernels::cpu::run(Gemm{DType::f32, false, false, 2, 2, 2, 2, 2, 2, 2, 0, 4, 4, a.data(), b.data(), c.data(), nullptr,
-                         Activation::none, false});
+  kernels::cpu::run(
+      Gemm{DType::f32, DType::f32,       false, false, 2, 2, 2, 2, 2, 2, 2, 0, 4, 4, a.data(), b.data(), c.data(),
+           nullptr,    Activation::none, false});
   EXPECT_EQ(c, (std::vector<float>{1, 2, 3, 4, 2, 4, 6, 8}));
 }
 
@@ -141,8 +161,8 @@ TEST(Gemm, KeepsNaNThroughRelu) {
   const float a[] = {1, 1}, b[] = {std::numeric_limits<float>::quiet_NaN(), -1};
   for (std::int64_t m : {1, 2}) {
     float c[4] = {};
-    kernels::cpu::run(
-        Gemm{DType::f32, false, true, m, 2, 1, 1, 1, 2, 1, 0, 0, 0, a, b, c, nullptr, Activation::relu, false});
+    kernels::cpu::run(Gemm{DType::f32, DType::f32,       false, true, m, 2, 1, 1, 1, 2, 1, 0, 0, 0, a, b, c,
+                           nullptr,    Activation::relu, false});
     EXPECT_TRUE(std::isnan(c[0]));
     EXPECT_EQ(c[1], 0);
   }
@@ -151,8 +171,8 @@ TEST(Gemm, KeepsNaNThroughRelu) {
 TEST(Gemm, IgnoresWhatCWasBefore) {
   const float a[] = {1, 2}, b[] = {3, 4};
   float c[1] = {std::numeric_limits<float>::quiet_NaN()};
-  kernels::cpu::run(
-      Gemm{DType::f32, false, true, 1, 1, 2, 2, 2, 1, 1, 0, 0, 0, a, b, c, nullptr, Activation::none, false});
+  kernels::cpu::run(Gemm{DType::f32, DType::f32,       false, true, 1, 1, 2, 2, 2, 1, 1, 0, 0, 0, a, b, c,
+                         nullptr,    Activation::none, false});
   EXPECT_EQ(c[0], 11);
 }
 

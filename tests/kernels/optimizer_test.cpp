@@ -1,13 +1,25 @@
 #include <gtest/gtest.h>
 
-#include "anneal/kernels/kernels.h"
+#include <array>
+#include <bit>
+#include <limits>
+
+#include "anneal/tests/kernels/backend.h"
 #include "anneal/tests/kernels/values.h"
 
 namespace anneal::testing {
 namespace {
 
+using kernels::AdamStep;
 using kernels::Block;
+using kernels::GradientSum;
 using kernels::OptimGroup;
+using kernels::OptimStep;
+using kernels::SgdStep;
+using kernels::StepFactor;
+using kernels::StepState;
+
+constexpr double infinity = std::numeric_limits<double>::infinity();
 
 constexpr OptimGroup adam_groups[] = {
     {.lr = 0.01,
@@ -80,11 +92,14 @@ struct Arena {
   std::vector<Block> blocks;
   std::vector<T> values, gradients, first, second;
   std::vector<std::int64_t> steps;
+  const StepState* state = nullptr;
+  double clip_value = 0;
 
-  /// Blocks of these sizes in turn for groups 0, 1, 2, with gaps between them, so that edges are not aligned.
-  explicit Arena(std::initializer_list<std::int64_t> sizes) {
+  /// Blocks of these sizes in turn for groups 0, 1, 2. They begin at multiples of `alignment`, or anywhere if it is 0.
+  explicit Arena(std::initializer_list<std::int64_t> sizes, std::int64_t alignment = 0) {
     std::int64_t at = 3;
     for (const std::int64_t size : sizes) {
+      if (alignment > 0) at = (at + alignment - 1) / alignment * alignment;
       blocks.push_back({at, at + size, static_cast<std::int32_t>(blocks.size() % 3), true});
       at += size + static_cast<std::int64_t>(blocks.size()) % 5;
     }
@@ -93,16 +108,34 @@ struct Arena {
     second.resize(values.size());
     steps.resize(blocks.size());
   }
+  auto size() const { return static_cast<std::int64_t>(values.size()); }
   auto n_blocks() const { return static_cast<std::int64_t>(blocks.size()); }
+  template <class Twin = f16>
+  OptimStep with(const OptimGroup* groups, Twin* twin = nullptr) {
+    return {.dtype = dtype_of<T>,
+            .twin_dtype = dtype_of<Twin>,
+            .blocks = blocks.data(),
+            .n_blocks = n_blocks(),
+            .groups = groups,
+            .steps = steps.data(),
+            .state = state,
+            .clip_value = clip_value,
+            .gradients = gradients.data(),
+            .values = values.data(),
+            .twin = twin};
+  }
   void adam(unsigned seed) {
-    gradients = random_values<T>(static_cast<std::int64_t>(values.size()), seed);
-    kernels::cpu::run(kernels::AdamStep{dtype_of<T>, blocks.data(), n_blocks(), adam_groups, steps.data(),
-                                        gradients.data(), values.data(), first.data(), second.data()});
+    gradients = random_values<T>(size(), seed);
+    backend::run(AdamStep{with(adam_groups), first.data(), second.data()});
   }
   void sgd(unsigned seed) {
-    gradients = random_values<T>(static_cast<std::int64_t>(values.size()), seed);
-    kernels::cpu::run(kernels::SgdStep{dtype_of<T>, blocks.data(), n_blocks(), sgd_groups, steps.data(),
-                                       gradients.data(), values.data(), first.data()});
+    gradients = random_values<T>(size(), seed);
+    backend::run(SgdStep{with(sgd_groups), first.data()});
+  }
+  double sum(double p, double before = 0) const {
+    StepState result{.total = before};
+    backend::run(GradientSum{dtype_of<T>, blocks.data(), n_blocks(), gradients.data(), p, &result});
+    return result.total;
   }
 };
 
@@ -166,30 +199,217 @@ void check_against(Arena<T> arena, const OptimGroup* groups, const Step& step, c
 template <class T>
 class Optimizer : public ::testing::Test {
  protected:
-  const Arena<T> small{1, 0, 63, 100, 64, 257, 17};
+  const std::vector<Arena<T>> small{Arena<T>{1, 0, 63, 100, 64, 257, 17}, Arena<T>({5, 8, 0, 4099, 33, 8192, 12}, 64)};
 };
 using Values = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(Optimizer, Values);
 
 TYPED_TEST(Optimizer, AdamAsPyTorch) {
-  check_against(
-      this->small, adam_groups, [](auto& arena, unsigned seed) { arena.adam(seed); },
-      [](Element& e, const OptimGroup& o, double g, int step) { e.adam(o, g, step); });
+  for (const Arena<TypeParam>& arena : this->small) {
+    check_against(
+        arena, adam_groups, [](auto& a, unsigned seed) { a.adam(seed); },
+        [](Element& e, const OptimGroup& o, double g, int step) { e.adam(o, g, step); });
+  }
 }
 
 TYPED_TEST(Optimizer, SgdAsPyTorch) {
-  check_against(
-      this->small, sgd_groups, [](auto& arena, unsigned seed) { arena.sgd(seed); },
-      [](Element& e, const OptimGroup& o, double g, int step) { e.sgd(o, g, step); });
+  for (const Arena<TypeParam>& arena : this->small) {
+    check_against(
+        arena, sgd_groups, [](auto& a, unsigned seed) { a.sgd(seed); },
+        [](Element& e, const OptimGroup& o, double g, int step) { e.sgd(o, g, step); });
+  }
+}
+
+TYPED_TEST(Optimizer, GradientsAreScaledThenClamped) {
+  const StepState state{.factor = 0.5};
+  for (Arena<TypeParam> arena : this->small) {
+    arena.state = &state;
+    for (const double limit : {0.0, 0.25}) {
+      arena.clip_value = limit;
+      const auto seen = [limit](double g) { return limit > 0 ? std::clamp(0.5 * g, -limit, limit) : 0.5 * g; };
+      check_against(
+          arena, adam_groups, [](auto& a, unsigned seed) { a.adam(seed); },
+          [&](Element& e, const OptimGroup& o, double g, int step) { e.adam(o, seen(g), step); });
+      check_against(
+          arena, sgd_groups, [](auto& a, unsigned seed) { a.sgd(seed); },
+          [&](Element& e, const OptimGroup& o, double g, int step) { e.sgd(o, seen(g), step); });
+    }
+  }
+}
+
+TYPED_TEST(Optimizer, ASkippedStepChangesNothing) {
+  StepState state;
+  for (Arena<TypeParam> arena : this->small) {
+    arena.adam(1);
+    arena.state = &state;
+    state.found_inf = 1;
+    Arena<TypeParam> after = arena;
+    std::vector<bf16> twin(arena.values.size(), bf16{0x1234});
+    after.gradients = random_values<TypeParam>(arena.size(), 2);
+    backend::run(AdamStep{after.with(adam_groups, twin.data()), after.first.data(), after.second.data()});
+    backend::run(SgdStep{after.with(sgd_groups, twin.data()), after.first.data()});
+    EXPECT_TRUE(same_bits(after.values, arena.values));
+    EXPECT_TRUE(same_bits(after.first, arena.first));
+    EXPECT_TRUE(same_bits(after.second, arena.second));
+    EXPECT_EQ(after.steps, arena.steps);
+    for (const bf16 t : twin) ASSERT_EQ(t.bits, 0x1234);
+    state.found_inf = 0;
+    after.adam(2);
+    EXPECT_FALSE(same_bits(after.values, arena.values));
+  }
+}
+
+TYPED_TEST(Optimizer, ATwinHoldsTheValuesOfActiveBlocks) {
+  const auto check = [&]<class Twin>() {
+    for (Arena<TypeParam> arena : this->small) {
+      arena.blocks[3].active = false;
+      arena.gradients = random_values<TypeParam>(arena.size(), 1);
+      const Twin untouched{0x1234};
+      for (const bool adam : {false, true}) {
+        std::vector<Twin> twin(arena.values.size(), untouched), want = twin;
+        if (adam) backend::run(AdamStep{arena.with(adam_groups, twin.data()), arena.first.data(), arena.second.data()});
+        else backend::run(SgdStep{arena.with(sgd_groups, twin.data()), arena.first.data()});
+        for (const Block& block : arena.blocks) {
+          if (!block.active) continue;
+          for (auto i = static_cast<std::size_t>(block.begin); i < static_cast<std::size_t>(block.end); ++i) {
+            want[i] = store<Twin>(static_cast<float>(arena.values[i]));
+          }
+        }
+        EXPECT_TRUE(same_bits(twin, want));
+      }
+    }
+  };
+  check.template operator()<f16>();
+  check.template operator()<bf16>();
+}
+
+TYPED_TEST(Optimizer, GradientSumIsThatOfActiveBlocks) {
+  for (Arena<TypeParam> arena : this->small) {
+    arena.blocks[3].active = false;
+    arena.gradients.assign(arena.values.size(), std::numeric_limits<TypeParam>::quiet_NaN());
+    const auto random = random_values<TypeParam>(arena.size(), 1);
+    Doubles seen;
+    for (const Block& block : arena.blocks) {
+      if (!block.active) continue;
+      for (auto i = static_cast<std::size_t>(block.begin); i < static_cast<std::size_t>(block.end); ++i) {
+        arena.gradients[i] = random[i];
+        seen.push_back(std::abs(static_cast<double>(random[i])));
+      }
+    }
+    for (const double p : {1.0, 2.0, 3.0, 2.5}) {
+      double want = 7;
+      for (const double g : seen) want += std::pow(g, p);
+      EXPECT_NEAR(arena.sum(p, 7), want, 1e-12 * want) << "p = " << p;
+    }
+    EXPECT_EQ(arena.sum(infinity), *std::max_element(seen.begin(), seen.end()));
+    EXPECT_EQ(arena.sum(infinity, 100), 100);
+    // Gradients that are not finite show.
+    TypeParam& one = arena.gradients[static_cast<std::size_t>(arena.blocks.back().end - 1)];
+    for (const double p : {1.0, 2.0, 3.0, infinity}) {
+      one = -std::numeric_limits<TypeParam>::infinity();
+      EXPECT_EQ(arena.sum(p), infinity) << "p = " << p;
+      one = std::numeric_limits<TypeParam>::quiet_NaN();
+      EXPECT_TRUE(std::isnan(arena.sum(p, 1))) << "p = " << p;
+    }
+  }
+}
+
+TEST(GradientSumOfFloats, DoesNotOverflow) {
+  Arena<float> arena{3};
+  arena.gradients.assign(arena.values.size(), 1e30f);
+  EXPECT_NEAR(arena.sum(2), 3e60, 1e54);
+}
+
+TEST(StepFactorOf, AverageAndScale) {
+  StepState s{.total = 25, .scale = 4};
+  StepFactor step{
+      .state = &s, .p = 2, .average = 0.5, .max_norm = 0, .scaler = false, .growth = 2, .backoff = 0.5, .interval = 1};
+  backend::run(step);
+  EXPECT_EQ(s.total, 0);
+  EXPECT_EQ(s.norm, 0.625);  // 5 * 0.5 / 4
+  EXPECT_EQ(s.factor, 0.125);
+  EXPECT_EQ(s.scale, 4);  // no scaler, no news
+  EXPECT_EQ(s.found_inf, 0);
+  s.total = 8;
+  step.p = 3;
+  backend::run(step);
+  EXPECT_DOUBLE_EQ(s.norm, 0.25);
+  s.total = 5;
+  step.p = infinity;
+  backend::run(step);
+  EXPECT_EQ(s.norm, 0.625);
+}
+
+TEST(StepFactorOf, ClippedNorms) {
+  StepState s{.total = 25, .scale = 4};
+  StepFactor step{
+      .state = &s, .p = 2, .average = 0.5, .max_norm = 0.25, .scaler = false, .growth = 1, .backoff = 1, .interval = 0};
+  backend::run(step);
+  EXPECT_EQ(s.norm, 0.625);  // before clipping
+  EXPECT_DOUBLE_EQ(s.factor, 0.125 * 0.25 / 0.625001);
+  s.total = 25;
+  step.max_norm = 0.7;
+  backend::run(step);
+  EXPECT_EQ(s.factor, 0.125);  // short enough
+  s.total = std::nan("");
+  backend::run(step);
+  EXPECT_TRUE(std::isnan(s.factor));
+  EXPECT_EQ(s.found_inf, 0);
+}
+
+TEST(StepFactorOf, LossScaling) {
+  StepState s{.scale = 8};
+  StepFactor step{
+      .state = &s, .p = 2, .average = 1, .max_norm = 0, .scaler = true, .growth = 4, .backoff = 0.5, .interval = 2};
+  const auto run = [&](double total) {
+    s.total = total;
+    backend::run(step);
+  };
+  run(1);
+  EXPECT_EQ(s.factor, 1.0 / 8);
+  EXPECT_EQ(s.scale, 8);
+  EXPECT_EQ(s.good_steps, 1);
+  run(1);
+  EXPECT_EQ(s.factor, 1.0 / 8);  // the scale of the gradients at hand
+  EXPECT_EQ(s.scale, 32);
+  EXPECT_EQ(s.good_steps, 0);
+  run(1);
+  for (const double bad : {infinity, std::nan("")}) {
+    const double before = s.scale;
+    run(bad);
+    EXPECT_EQ(s.found_inf, 1);
+    EXPECT_EQ(s.scale, before / 2);
+    EXPECT_EQ(s.good_steps, 0);
+    EXPECT_EQ(s.total, 0);
+  }
+  EXPECT_EQ(s.skipped, 2);
+  run(1);
+  EXPECT_EQ(s.found_inf, 0);
+  EXPECT_EQ(s.skipped, 2);
+  EXPECT_EQ(s.good_steps, 1);
+  step.growth = step.backoff = 1;
+  step.interval = 0;
+  for (const double total : {1.0, 1.0, infinity}) run(total);
+  EXPECT_EQ(s.scale, 8);  // a scale that stays
+  EXPECT_EQ(s.found_inf, 1);
 }
 
 TYPED_TEST(Optimizer, SameBitsForAnyThreads) {
   // Large enough for several threads, whose pieces cut through blocks.
-  const Arena<TypeParam> large{100'003, 17, 250'001, 64, 33'333, 7};
+  Arena<TypeParam> large = backend::emulated ? Arena<TypeParam>{10'003, 17, 21'001, 64, 7}
+                                             : Arena<TypeParam>{100'003, 17, 250'001, 64, 33'333, 7};
+  large.gradients = random_values<TypeParam>(large.size(), 9);
   expect_thread_independent([&] {
     Arena<TypeParam> a = large, b = large;
     for (unsigned step = 1; step <= 3; ++step) a.adam(step), b.sgd(step);
-    return std::vector{a.values, a.first, a.second, b.values, b.first};
+    const auto sum = [&](double p) {
+      return std::bit_cast<std::array<TypeParam, 8 / sizeof(TypeParam)>>(large.sum(p));
+    };
+    std::vector<TypeParam> sums;
+    for (const double p : {1.0, 2.0, infinity}) {
+      for (const TypeParam part : sum(p)) sums.push_back(part);
+    }
+    return std::vector{a.values, a.first, a.second, b.values, b.first, sums};
   });
 }
 
@@ -202,8 +422,7 @@ TYPED_TEST(Optimizer, BitsDoNotDependOnWhereABlockLies) {
       a.values[i + static_cast<std::size_t>(shift)] = TypeParam(1) / static_cast<TypeParam>(i + 1);
     a.gradients = a.values;
     for (int step = 0; step < 3; ++step) {
-      kernels::cpu::run(kernels::AdamStep{dtype_of<TypeParam>, a.blocks.data(), 1, adam_groups, a.steps.data(),
-                                          a.gradients.data(), a.values.data(), a.first.data(), a.second.data()});
+      backend::run(AdamStep{a.with(adam_groups), a.first.data(), a.second.data()});
     }
     return std::vector<TypeParam>(a.values.begin() + shift, a.values.begin() + shift + 301);
   };
@@ -211,17 +430,27 @@ TYPED_TEST(Optimizer, BitsDoNotDependOnWhereABlockLies) {
 }
 
 TYPED_TEST(Optimizer, PlainSgdNeedsNoMomentum) {
-  std::vector<TypeParam> values{1, 2}, gradients{10, 20};
-  const Block block{0, 2, 0, true};
-  std::int64_t steps = 0;
-  kernels::cpu::run(
-      kernels::SgdStep{dtype_of<TypeParam>, &block, 1, sgd_groups, &steps, gradients.data(), values.data(), nullptr});
-  expect_near(values, {0, 0});
+  Arena<TypeParam> arena{2};
+  arena.values.assign(arena.values.size(), 1);
+  arena.gradients.assign(arena.values.size(), 10);
+  backend::run(SgdStep{arena.with(sgd_groups), nullptr});
+  expect_near(arena.values, {1, 1, 1, 0, 0, 1, 1, 1});
 }
 
 TYPED_TEST(Optimizer, NoBlocksNoWork) {
-  kernels::cpu::run(
-      kernels::AdamStep{dtype_of<TypeParam>, nullptr, 0, adam_groups, nullptr, nullptr, nullptr, nullptr, nullptr});
+  const OptimStep none{.dtype = dtype_of<TypeParam>,
+                       .twin_dtype = DType::f16,
+                       .blocks = nullptr,
+                       .n_blocks = 0,
+                       .groups = adam_groups,
+                       .steps = nullptr,
+                       .state = nullptr,
+                       .clip_value = 0,
+                       .gradients = nullptr,
+                       .values = nullptr,
+                       .twin = nullptr};
+  backend::run(AdamStep{none, nullptr, nullptr});
+  backend::run(SgdStep{none, nullptr});
   Arena<TypeParam> arena{5};
   arena.blocks[0].active = false;
   const auto before = arena.values;
@@ -229,6 +458,8 @@ TYPED_TEST(Optimizer, NoBlocksNoWork) {
   arena.sgd(1);
   EXPECT_TRUE(same_bits(arena.values, before));
   EXPECT_EQ(arena.steps[0], 0);
+  EXPECT_EQ(arena.sum(2, 3), 3);
+  EXPECT_EQ(arena.sum(infinity, 3), 3);
 }
 
 }  // namespace

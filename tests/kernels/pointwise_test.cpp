@@ -6,6 +6,7 @@
 #include <string>
 
 #include "anneal/kernels/kernels.h"
+#include "anneal/tests/kernels/backend.h"
 #include "anneal/tests/kernels/values.h"
 
 namespace anneal::testing {
@@ -210,25 +211,10 @@ std::vector<std::int64_t> offsets(const Space<N>& space, int operand) {
   return out;
 }
 
-const std::vector<Sizes> shapes = {{},
-                                   {0},
-                                   {1},
-                                   {5},
-                                   {31},
-                                   {32},
-                                   {255},
-                                   {256},
-                                   {257},
-                                   {1000},
-                                   {3, 0},
-                                   {7, 10},
-                                   {10, 1},
-                                   {1, 33},
-                                   {3, 300},
-                                   {257, 3},
-                                   {2, 3, 4},
-                                   {3, 1, 5, 70},
-                                   {2, 2, 2, 2, 2, 2, 2, 3}};
+const std::vector<Sizes> shapes = {
+    {},       {0},     {1},         {5},      {31},      {32},          {255},
+    {256},    {257},   {1000},      {3, 0},   {7, 10},   {10, 1},       {1, 33},
+    {3, 300}, {5, 64}, {2, 17, 24}, {257, 3}, {2, 3, 4}, {3, 1, 5, 70}, {2, 2, 2, 2, 2, 2, 2, 3}};
 
 /// Calls check(space) for many shapes and layouts of N operands, the last of which is written.
 template <int N, class Check>
@@ -286,22 +272,21 @@ TYPED_TEST(PointwiseOf, UnaryKernelsApplyTheFunctors) {
 
     for_spaces<2>([&](const Space<2>& space) {
       std::vector<T> y(memory, poison);
-      kernels::cpu::run(kernels::Unary{op.id, dtype_of<T>, space, x.data(), y.data()});
+      backend::run(kernels::Unary{op.id, dtype_of<T>, space, x.data(), y.data()});
       const auto xs = offsets(space, 0);
       expect_written(
           space, y, poison, [&](std::size_t i) { return op.fwd(at(x, xs[i])); }, relative);
     });
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<T> dx(memory, poison);
-      kernels::cpu::run(kernels::UnaryGrad{op.id, dtype_of<T>, space, dy.data(), saved.data(), dx.data()});
+      backend::run(kernels::UnaryGrad{op.id, dtype_of<T>, space, dy.data(), saved.data(), dx.data()});
       const auto dys = offsets(space, 0), ss = offsets(space, 1);
       expect_written(
           space, dx, poison, [&](std::size_t i) { return at(dy, dys[i]) * op.grad(at(saved, ss[i])); }, relative);
     });
     for_spaces<4>([&](const Space<4>& space) {
       std::vector<T> out(memory, poison);
-      kernels::cpu::run(
-          kernels::UnaryGradGrad{op.id, dtype_of<T>, space, g.data(), dy.data(), saved.data(), out.data()});
+      backend::run(kernels::UnaryGradGrad{op.id, dtype_of<T>, space, g.data(), dy.data(), saved.data(), out.data()});
       const auto gs = offsets(space, 0), dys = offsets(space, 1), ss = offsets(space, 2);
       expect_written(
           space, out, poison, [&](std::size_t i) { return at(g, gs[i]) * at(dy, dys[i]) * op.grad2(at(saved, ss[i])); },
@@ -326,7 +311,7 @@ TYPED_TEST(PointwiseOfAny, BinaryAndCompareKernelsApplyTheFunctors) {
     SCOPED_TRACE(op.name);
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<T> y(memory, poison);
-      kernels::cpu::run(kernels::Binary{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
+      backend::run(kernels::Binary{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
       const auto as = offsets(space, 0), bs = offsets(space, 1);
       // Through T, as 16-bit results may overflow.
       expect_written(
@@ -339,7 +324,7 @@ TYPED_TEST(PointwiseOfAny, BinaryAndCompareKernelsApplyTheFunctors) {
     SCOPED_TRACE(op.name);
     for_spaces<3>([&](const Space<3>& space) {
       std::vector<std::uint8_t> y(memory, 77);
-      kernels::cpu::run(kernels::Compare{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
+      backend::run(kernels::Compare{op.id, dtype_of<T>, space, a.data(), b.data(), y.data()});
       const auto as = offsets(space, 0), bs = offsets(space, 1);
       expect_written(
           space, y, std::uint8_t{77}, [&](std::size_t i) { return op.fwd(at(a, as[i]), at(b, bs[i])); }, 0);
@@ -355,7 +340,7 @@ TYPED_TEST(PointwiseOfAny, WhereAndFill) {
   const T poison = store<T>(Compute<T>(77));
   for_spaces<4>([&](const Space<4>& space) {
     std::vector<T> y(memory, poison);
-    kernels::cpu::run(kernels::Where{dtype_of<T>, space, condition.data(), a.data(), b.data(), y.data()});
+    backend::run(kernels::Where{dtype_of<T>, space, condition.data(), a.data(), b.data(), y.data()});
     const auto cs = offsets(space, 0), as = offsets(space, 1), bs = offsets(space, 2);
     expect_written(
         space, y, poison,
@@ -367,7 +352,7 @@ TYPED_TEST(PointwiseOfAny, WhereAndFill) {
   });
   for_spaces<1>([&](const Space<1>& space) {
     std::vector<T> y(memory, poison);
-    kernels::cpu::run(kernels::Fill{dtype_of<T>, space, 5, y.data()});
+    backend::run(kernels::Fill{dtype_of<T>, space, 5, y.data()});
     expect_written(
         space, y, poison, [](std::size_t) { return 5.0; }, 0);
   });
@@ -380,7 +365,7 @@ TYPED_TEST(PointwiseOfAny, CopiesToEveryDtype) {
     const To poison = store<To>(Compute<To>(77));
     for_spaces<2>([&](const Space<2>& space) {
       std::vector<To> y(memory, poison);
-      kernels::cpu::run(kernels::Copy{dtype_of<From>, dtype_of<To>, space, x.data(), y.data()});
+      backend::run(kernels::Copy{dtype_of<From>, dtype_of<To>, space, x.data(), y.data()});
       const auto xs = offsets(space, 0);
       expect_written(
           space, y, poison,
@@ -391,15 +376,15 @@ TYPED_TEST(PointwiseOfAny, CopiesToEveryDtype) {
   for_each_type(TypeList<float, double, f16, bf16, std::int64_t, std::int32_t>{}, to_each);
   std::vector<std::uint8_t> truth(memory), back(memory);
   const auto dense = make_space<2>({memory}, {Layout::dense, Layout::dense});
-  kernels::cpu::run(kernels::Copy{dtype_of<From>, DType::boolean, dense, x.data(), truth.data()});
+  backend::run(kernels::Copy{dtype_of<From>, DType::boolean, dense, x.data(), truth.data()});
   for (std::size_t i = 0; i < memory; ++i) ASSERT_EQ(truth[i], load(x[i]) != 0);
-  kernels::cpu::run(kernels::Copy{DType::boolean, DType::u8, dense, truth.data(), back.data()});
+  backend::run(kernels::Copy{DType::boolean, DType::u8, dense, truth.data(), back.data()});
   EXPECT_TRUE(same_bits(truth, back));
 }
 
 TEST(Pointwise, CopyKeepsBits) {
   std::vector<float> x = {-0.0f, 1e-45f, std::bit_cast<float>(0x7fa12345u)}, y(3);
-  kernels::cpu::run(
+  backend::run(
       kernels::Copy{DType::f32, DType::f32, make_space<2>({3}, {Layout::dense, Layout::dense}), x.data(), y.data()});
   EXPECT_TRUE(same_bits(x, y));
 }
@@ -408,9 +393,9 @@ TEST(Pointwise, BoolAddsByOrAndMultipliesByAnd) {
   const std::vector<std::uint8_t> a = {0, 0, 1, 1}, b = {0, 1, 0, 1};
   std::vector<std::uint8_t> sum(4), product(4);
   const auto space = make_space<3>({4}, {Layout::dense, Layout::dense, Layout::dense});
-  kernels::cpu::run(
+  backend::run(
       kernels::Binary{kernels::binary_id<kernels::Add>, DType::boolean, space, a.data(), b.data(), sum.data()});
-  kernels::cpu::run(
+  backend::run(
       kernels::Binary{kernels::binary_id<kernels::Mul>, DType::boolean, space, a.data(), b.data(), product.data()});
   EXPECT_EQ(sum, (std::vector<std::uint8_t>{0, 1, 1, 1}));
   EXPECT_EQ(product, (std::vector<std::uint8_t>{0, 0, 0, 1}));
@@ -420,9 +405,8 @@ TEST(Pointwise, InPlace) {
   const auto a = random_values<float>(1000, 1), b = random_values<float>(1000, 2);
   std::vector<float> y = a, want(1000);
   const auto space = make_space<3>({1000}, {Layout::dense, Layout::dense, Layout::dense});
-  kernels::cpu::run(
-      kernels::Binary{kernels::binary_id<kernels::Sub>, DType::f32, space, a.data(), b.data(), want.data()});
-  kernels::cpu::run(kernels::Binary{kernels::binary_id<kernels::Sub>, DType::f32, space, y.data(), b.data(), y.data()});
+  backend::run(kernels::Binary{kernels::binary_id<kernels::Sub>, DType::f32, space, a.data(), b.data(), want.data()});
+  backend::run(kernels::Binary{kernels::binary_id<kernels::Sub>, DType::f32, space, y.data(), b.data(), y.data()});
   EXPECT_TRUE(same_bits(y, want));
 }
 
@@ -433,11 +417,11 @@ TEST(Pointwise, SameBitsForAnyNumberOfThreads) {
     SCOPED_TRACE(op.name);
     expect_thread_independent([&] {
       std::vector<float> y(n), dx(n);
-      kernels::cpu::run(
+      backend::run(
           kernels::Unary{op.id, DType::f32, make_space<2>({n}, {Layout::dense, Layout::dense}), x.data(), y.data()});
-      kernels::cpu::run(kernels::UnaryGrad{op.id, DType::f32,
-                                           make_space<3>({n}, {Layout::dense, Layout::dense, Layout::dense}), dy.data(),
-                                           x.data(), dx.data()});
+      backend::run(kernels::UnaryGrad{op.id, DType::f32,
+                                      make_space<3>({n}, {Layout::dense, Layout::dense, Layout::dense}), dy.data(),
+                                      x.data(), dx.data()});
       return std::vector{y, dx};
     });
   }

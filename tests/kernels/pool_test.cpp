@@ -9,8 +9,9 @@
 
 #include "anneal/kernels/kernels.h"
 #include "anneal/kernels/parallel.h"
+#include "anneal/tests/kernels/backend.h"
 
-namespace anneal {
+namespace anneal::testing {
 namespace {
 
 using kernels::PoolShape;
@@ -40,7 +41,7 @@ bool same(const std::vector<T>& a, const std::vector<T>& b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0);
 }
 
-class PoolShapes : public testing::TestWithParam<PoolShape> {
+class PoolShapes : public ::testing::TestWithParam<PoolShape> {
  protected:
   const PoolShape s = GetParam();
   const std::int64_t in = s.planes * s.h * s.w, out = s.planes * s.out_h() * s.out_w();
@@ -82,9 +83,9 @@ TEST_P(PoolShapes, Maximum) {
       set_num_threads(threads);
       std::vector<T> got(out), without_index(out), gradient = x;
       std::vector<std::int32_t> got_index(out, -1);
-      kernels::cpu::run(kernels::MaxPool2d{dtype_of<T>, s, x.data(), got.data(), got_index.data()});
-      kernels::cpu::run(kernels::MaxPool2d{dtype_of<T>, s, x.data(), without_index.data(), nullptr});
-      kernels::cpu::run(kernels::MaxPool2dGrad{dtype_of<T>, s, dy.data(), got_index.data(), gradient.data()});
+      backend::run(kernels::MaxPool2d{dtype_of<T>, s, x.data(), got.data(), got_index.data()});
+      backend::run(kernels::MaxPool2d{dtype_of<T>, s, x.data(), without_index.data(), nullptr});
+      backend::run(kernels::MaxPool2dGrad{dtype_of<T>, s, dy.data(), got_index.data(), gradient.data()});
       set_num_threads(0);
       expect_near(got, y);
       EXPECT_TRUE(same(got, without_index));
@@ -97,7 +98,7 @@ TEST_P(PoolShapes, Maximum) {
 TEST_P(PoolShapes, Mean) {
   for_each_type(Floating{}, [&]<class T>() {
     for (bool count_include_pad : {false, true}) {
-      SCOPED_TRACE(testing::Message() << name_of(dtype_of<T>) << ", count_include_pad " << count_include_pad);
+      SCOPED_TRACE(::testing::Message() << name_of(dtype_of<T>) << ", count_include_pad " << count_include_pad);
       const std::vector<T> x = random_values<T>(in, 1), dy = random_values<T>(out, 2);
       std::vector<double> y(out), dx(in), count(out);
       for_pixels([&](std::int64_t window, std::int64_t, std::int64_t) { ++count[window]; });
@@ -110,8 +111,8 @@ TEST_P(PoolShapes, Mean) {
       for (int threads : {1, 2, 3}) {
         set_num_threads(threads);
         std::vector<T> got(out), gradient = x;
-        kernels::cpu::run(kernels::AvgPool2d{dtype_of<T>, s, count_include_pad, x.data(), got.data()});
-        kernels::cpu::run(kernels::AvgPool2dGrad{dtype_of<T>, s, count_include_pad, dy.data(), gradient.data()});
+        backend::run(kernels::AvgPool2d{dtype_of<T>, s, count_include_pad, x.data(), got.data()});
+        backend::run(kernels::AvgPool2dGrad{dtype_of<T>, s, count_include_pad, dy.data(), gradient.data()});
         set_num_threads(0);
         if (threads == 1) {
           first_y = got;
@@ -126,13 +127,13 @@ TEST_P(PoolShapes, Mean) {
 }
 
 // planes, h, w, kernel, stride, padding
-INSTANTIATE_TEST_SUITE_P(Kernels, PoolShapes,
-                         testing::Values(PoolShape{6, 28, 28, 2, 2, 2, 2, 0, 0}, PoolShape{3, 7, 67, 2, 2, 2, 2, 0, 0},
-                                         PoolShape{2, 2, 2, 2, 2, 2, 2, 0, 0}, PoolShape{0, 4, 4, 2, 2, 2, 2, 0, 0},
-                                         PoolShape{40, 33, 31, 3, 3, 2, 2, 1, 1}, PoolShape{3, 9, 8, 3, 2, 1, 3, 1, 0},
-                                         PoolShape{2, 1, 1, 1, 1, 1, 1, 0, 0}, PoolShape{64, 4, 4, 4, 4, 4, 4, 0, 0},
-                                         PoolShape{2, 10, 10, 2, 2, 3, 4, 1, 1},
-                                         PoolShape{200, 32, 32, 2, 2, 2, 2, 0, 0}));
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, PoolShapes,
+    ::testing::Values(PoolShape{6, 28, 28, 2, 2, 2, 2, 0, 0}, PoolShape{3, 7, 67, 2, 2, 2, 2, 0, 0},
+                      PoolShape{2, 2, 2, 2, 2, 2, 2, 0, 0}, PoolShape{0, 4, 4, 2, 2, 2, 2, 0, 0},
+                      PoolShape{40, 33, 31, 3, 3, 2, 2, 1, 1}, PoolShape{3, 9, 8, 3, 2, 1, 3, 1, 0},
+                      PoolShape{2, 1, 1, 1, 1, 1, 1, 0, 0}, PoolShape{64, 4, 4, 4, 4, 4, 4, 0, 0},
+                      PoolShape{2, 10, 10, 2, 2, 3, 4, 1, 1}, PoolShape{200, 32, 32, 2, 2, 2, 2, 0, 0}));
 
 TEST(MaxPool2d, FindsNaN) {
   constexpr float nan = std::numeric_limits<float>::quiet_NaN();
@@ -143,7 +144,7 @@ TEST(MaxPool2d, FindsNaN) {
       for (int i = 0; i < 16; ++i) x[i] = static_cast<float>(i);
       x[at] = nan;
       std::vector<std::int32_t> index(y.size());
-      kernels::cpu::run(kernels::MaxPool2d{DType::f32, s, x.data(), y.data(), index.data()});
+      backend::run(kernels::MaxPool2d{DType::f32, s, x.data(), y.data(), index.data()});
       EXPECT_EQ(std::count_if(y.begin(), y.end(), [](float v) { return std::isnan(v); }), 1);
       EXPECT_NE(std::find(index.begin(), index.end(), at), index.end()) << "padding " << padding << ", NaN at " << at;
     }
@@ -151,4 +152,4 @@ TEST(MaxPool2d, FindsNaN) {
 }
 
 }  // namespace
-}  // namespace anneal
+}  // namespace anneal::testing

@@ -1,5 +1,6 @@
 #include "anneal/kernels/kernels.h"
 #include "anneal/kernels/philox.h"
+#include "anneal/tests/kernels/backend.h"
 #include "anneal/tests/kernels/values.h"
 
 namespace anneal::testing {
@@ -11,14 +12,13 @@ template <class T>
 std::vector<T> draw(Distribution distribution, std::int64_t n, double a, double b, std::uint64_t seed,
                     std::uint64_t offset) {
   std::vector<T> y(static_cast<std::size_t>(n));
-  kernels::cpu::run(kernels::Random{distribution, dtype_of<T>, n, a, b, seed, offset, y.data()});
+  backend::run(kernels::Random{distribution, dtype_of<T>, n, a, b, seed, offset, y.data()});
   return y;
 }
 template <class T>
 std::vector<T> dropped(const std::vector<T>& x, double p, std::uint64_t seed, std::uint64_t offset) {
   std::vector<T> y(x.size());
-  kernels::cpu::run(
-      kernels::Dropout{dtype_of<T>, static_cast<std::int64_t>(x.size()), p, seed, offset, x.data(), y.data()});
+  backend::run(kernels::Dropout{dtype_of<T>, static_cast<std::int64_t>(x.size()), p, seed, offset, x.data(), y.data()});
   return y;
 }
 

@@ -1,6 +1,7 @@
 #include <limits>
 
 #include "anneal/kernels/kernels.h"
+#include "anneal/tests/kernels/backend.h"
 #include "anneal/tests/kernels/values.h"
 
 namespace anneal::testing {
@@ -21,16 +22,16 @@ constexpr Shape shapes[] = {{0, 3, 2},    {3, 4, 0},     {1, 1, 1},    {5, 1, 3}
 // Cut in chunks: one output, a few rows, narrow columns.
 constexpr Shape large[] = {{1, 300001, 1}, {3, 150000, 1}, {1, 30011, 10}, {2, 1500, 140}};
 
-template <class T>
-std::vector<T> reduce(Reduction op, const Shape& s, const std::vector<T>& x) {
-  std::vector<T> y(static_cast<std::size_t>(s.outputs()));
-  kernels::cpu::run(kernels::Reduce{op, dtype_of<T>, s.outer, s.reduced, s.inner, x.data(), y.data()});
+template <class T, class Out = T>
+std::vector<Out> reduce(Reduction op, const Shape& s, const std::vector<T>& x) {
+  std::vector<Out> y(static_cast<std::size_t>(s.outputs()));
+  backend::run(kernels::Reduce{op, dtype_of<T>, dtype_of<Out>, s.outer, s.reduced, s.inner, x.data(), y.data()});
   return y;
 }
 template <class T>
 std::vector<std::int64_t> arg_reduce(bool largest, const Shape& s, const std::vector<T>& x) {
   std::vector<std::int64_t> y(static_cast<std::size_t>(s.outputs()));
-  kernels::cpu::run(kernels::ArgReduce{largest, dtype_of<T>, s.outer, s.reduced, s.inner, x.data(), y.data()});
+  backend::run(kernels::ArgReduce{largest, dtype_of<T>, s.outer, s.reduced, s.inner, x.data(), y.data()});
   return y;
 }
 
@@ -81,6 +82,9 @@ TYPED_TEST(ReduceFloating, MatchesDouble) {
       const auto want = for_outputs(s, values, [&](const Doubles& numbers) { return fold(op, numbers); });
       const bool exact = op == Reduction::max || op == Reduction::min;
       expect_near(reduce(op, s, values), want, exact ? 0 : 3 * tolerance<TypeParam>);
+      if (sizeof(TypeParam) == 2) {
+        expect_near(reduce<TypeParam, float>(op, s, values), want, exact ? 0 : 3 * tolerance<float>);
+      }
     }
     for (const bool largest : {false, true}) {
       EXPECT_EQ(arg_reduce(largest, s, x),
@@ -171,7 +175,7 @@ TEST(Reduce, MaxOfBytesAndBools) {
   EXPECT_EQ(reduce<std::uint8_t>(Reduction::min, {1, 2, 2}, {3, 200, 4, 0}), (std::vector<std::uint8_t>{3, 0}));
   const std::vector<std::uint8_t> truth = {0, 1, 0, 0};
   std::vector<std::uint8_t> any(2);
-  kernels::cpu::run(kernels::Reduce{Reduction::max, DType::boolean, 2, 2, 1, truth.data(), any.data()});
+  backend::run(kernels::Reduce{Reduction::max, DType::boolean, DType::boolean, 2, 2, 1, truth.data(), any.data()});
   EXPECT_EQ(any, (std::vector<std::uint8_t>{1, 0}));
 }
 

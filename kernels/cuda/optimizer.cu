@@ -1,0 +1,310 @@
+// The gradients' norm, and optimizer steps: one pass over the active blocks of an arena.
+#include "anneal/kernels/cuda/model.h"
+#include "anneal/kernels/math.h"
+#include "anneal/kernels/step_factor.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace kernels::ANNEAL_GPU {
+namespace {
+
+using ArenaBlock = kernels::Block;
+
+/// The host does not know the arena's blocks. So there are always this many blocks of threads (all at work at once on
+/// the largest devices), which take chunks of the arena in turn.
+constexpr std::int64_t grid = 528;
+constexpr int threads_of_block = 256;
+constexpr std::int64_t chunk = 4096;  // elements, counted from the beginning of an arena's block
+
+/// f(b, begin, end) for every chunk that is this block's turn, in order; `b` is the number of the arena's block.
+template <class F>
+ANNEAL_DEVICE void for_chunks(const Block& block, const ArenaBlock* blocks, std::int64_t n_blocks, const F& f) {
+  std::int64_t turn = block.index();  // of this block, in chunks from the beginning of block b
+  for (std::int64_t b = 0; b < n_blocks; ++b) {
+    const ArenaBlock at = blocks[b];
+    if (!at.active) continue;
+    const std::int64_t chunks = (at.end - at.begin + chunk - 1) / chunk;
+    for (; turn < chunks; turn += block.count()) {
+      const std::int64_t begin = at.begin + turn * chunk;
+      f(b, begin, std::min(begin + chunk, at.end));
+    }
+    turn -= chunks;
+  }
+}
+
+/// Up to 16 bytes of elements at p; the others are 0.
+template <class T>
+ANNEAL_DEVICE Vector<T, vector_size<T>> load_some(const T* p, std::int64_t n, bool wide) {
+  constexpr int width = vector_size<T>;
+  if (wide && n >= width) return load_vector<width>(p);
+  Vector<T, width> v;
+  for (int k = 0; k < width; ++k) v[k] = k < n ? p[k] : T();
+  return v;
+}
+template <class T, int width>
+ANNEAL_DEVICE void store_some(T* p, const Vector<T, width>& v, std::int64_t n, bool wide) {
+  if (wide && n >= width) return store_vector(p, v);
+  for (int k = 0; k < width; ++k) {
+    if (k < n) p[k] = v[k];
+  }
+}
+
+// ---- the norm ----
+
+struct Size {
+  ANNEAL_DEVICE double operator()(double x) const { return math::abs(x); }
+};
+struct Square {
+  ANNEAL_DEVICE double operator()(double x) const { return x * x; }
+};
+struct Power {
+  double p;
+  ANNEAL_DEVICE double operator()(double x) const { return math::pow(math::abs(x), p); }
+};
+
+template <bool largest>
+ANNEAL_DEVICE double join(double a, double b) {
+  if constexpr (largest) return Maximum::fwd(a, b);
+  else return a + b;
+}
+template <bool largest>
+ANNEAL_DEVICE double join_all(Block& block, double value) {
+  if constexpr (largest) return block_max(block, value);
+  else return block_sum(block, value);
+}
+
+template <class T, class Measure, bool largest>
+struct GradientSumKernel {
+  static constexpr int threads = threads_of_block;
+  const ArenaBlock* blocks;
+  std::int64_t n_blocks;
+  const T* gradients;
+  bool wide;  // they are aligned
+  Measure measure;
+  double* parts;
+
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    constexpr int width = vector_size<T>;
+    double total = 0;
+    bool idle = true;  // the whole block
+    for_chunks(block, blocks, n_blocks, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+      idle = false;
+      const bool at_once = wide && begin % width == 0;
+      for (std::int64_t i = begin + block.thread() * width; i < end; i += threads * width) {
+        const auto g = load_some(gradients + i, end - i, at_once);
+        for (int k = 0; k < width; ++k) total = join<largest>(total, measure(static_cast<double>(g[k])));
+      }
+    });
+    if (!idle) total = join_all<largest>(block, total);
+    if (block.thread() == 0) parts[block.index()] = total;
+  }
+};
+
+/// Adds the parts to the total.
+template <bool largest>
+struct JoinKernel {
+  static constexpr int threads = 1024;
+  const double* parts;
+  StepState* state;
+
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    double total = 0;
+    for_each(block, grid, [&](std::int64_t i) { total = join<largest>(total, parts[i]); });
+    total = join_all<largest>(block, total);
+    if (block.thread() == 0) state->total = join<largest>(state->total, total);
+  }
+};
+
+template <bool largest, class Measure>
+void gradient_sum(const GradientSum& a, const Measure& measure, Stream stream) {
+  auto* const parts = static_cast<double*>(workspace(stream, grid * sizeof(double)));
+  const auto launch_as = [&]<class T>() {
+    launch(stream, grid,
+           GradientSumKernel<T, Measure, largest>{a.blocks, a.n_blocks, static_cast<const T*>(a.gradients),
+                                                  aligned(a.gradients), measure, parts});
+  };
+  if (a.dtype == DType::f64) launch_as.template operator()<double>();
+  else launch_as.template operator()<float>();
+  launch(stream, 1, JoinKernel<largest>{parts, a.state});
+}
+
+struct StepFactorKernel {
+  static constexpr int threads = 32;
+  StepFactor a;
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    if (block.thread() == 0) finish_norm(a);
+  }
+};
+
+// ---- updates: of one element, with the numbers of one block of the arena at one step ----
+
+/// What a step does to gradients before anything else.
+template <class T>
+struct Slope {
+  ANNEAL_DEVICE Slope(const OptimStep& a, const OptimGroup& group)
+      : factor(static_cast<T>((group.maximize ? -1 : 1) * (a.state ? a.state->factor : 1))),
+        limit(a.clip_value > 0 ? static_cast<T>(a.clip_value) : std::numeric_limits<T>::infinity()) {}
+
+  ANNEAL_DEVICE T operator()(T g) const {
+    const T x = factor * g;
+    return x > limit ? limit : x < -limit ? -limit : x;
+  }
+
+  T factor, limit;
+};
+
+/// The state of an element is its value, exp_avg and exp_avg_sq.
+template <class T>
+struct Adam {
+  static constexpr int streams = 3;
+  ANNEAL_DEVICE Adam(const OptimStep& a, const OptimGroup& group, std::int64_t step)
+      : slope(a, group),
+        l2(static_cast<T>(group.decoupled ? 0 : group.weight_decay)),
+        kept(static_cast<T>(group.decoupled ? 1 - group.lr * group.weight_decay : 1)),
+        new1(static_cast<T>(1 - group.beta1)),
+        beta2(static_cast<T>(group.beta2)),
+        new2(static_cast<T>(1 - group.beta2)),
+        root_scale(static_cast<T>(1 / math::sqrt(1 - math::pow(group.beta2, static_cast<double>(step))))),
+        eps(static_cast<T>(group.eps)),
+        step_size(static_cast<T>(group.lr / (1 - math::pow(group.beta1, static_cast<double>(step))))) {}
+
+  ANNEAL_DEVICE int used() const { return streams; }
+  ANNEAL_DEVICE void operator()(T g, T& p, T& m, T& v) const {
+    const T d = slope(g) + l2 * p;
+    m += new1 * (d - m);
+    v = beta2 * v + new2 * (d * d);
+    p = kept * p - step_size * (m / (math::sqrt(v) * root_scale + eps));
+  }
+
+  Slope<T> slope;
+  T l2, kept, new1, beta2, new2, root_scale, eps, step_size;
+};
+
+/// The state of an element is its value and, if there is any, its momentum.
+template <class T>
+struct Sgd {
+  static constexpr int streams = 2;
+  ANNEAL_DEVICE Sgd(const OptimStep& a, const OptimGroup& group, std::int64_t step)
+      : slope(a, group),
+        l2(static_cast<T>(group.weight_decay)),
+        lr(static_cast<T>(group.lr)),
+        momentum(static_cast<T>(group.momentum)),
+        fresh(static_cast<T>(1 - group.dampening)),
+        plain(group.momentum == 0),
+        first(step == 1),
+        nesterov(group.nesterov) {}
+
+  ANNEAL_DEVICE int used() const { return plain ? 1 : streams; }
+  ANNEAL_DEVICE void operator()(T g, T& p, T& m) const {
+    T d = slope(g) + l2 * p;
+    if (!plain) {
+      m = first ? d : momentum * m + fresh * d;
+      d = nesterov ? d + momentum * m : m;
+    }
+    p -= lr * d;
+  }
+
+  Slope<T> slope;
+  T l2, lr, momentum, fresh;
+  bool plain, first, nesterov;
+};
+
+/// Counts the steps of active blocks and works their numbers out.
+template <class Update>
+struct NumbersKernel {
+  static constexpr int threads = threads_of_block;
+  OptimStep a;
+  Update* updates;
+
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    if (a.state && a.state->found_inf) return;
+    for_each(block, a.n_blocks, [&](std::int64_t b) {
+      if (a.blocks[b].active) updates[b] = Update(a, a.groups[a.blocks[b].group], ++a.steps[b]);
+    });
+  }
+};
+
+template <class T, class Update>
+struct UpdateKernel {
+  static constexpr int threads = threads_of_block;
+  static constexpr int streams = Update::streams, width = vector_size<T>;
+  OptimStep a;
+  T* state[streams];
+  const Update* updates;
+  bool wide;  // all streams are aligned
+
+  template <class Twin>
+  ANNEAL_DEVICE void publish(const Vector<T, width>& values, std::int64_t at, std::int64_t n, bool at_once) const {
+    Vector<Twin, width> v;
+    for (int k = 0; k < width; ++k) v[k] = store<Twin>(values[k]);
+    store_some(static_cast<Twin*>(a.twin) + at, v, n, at_once);
+  }
+
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    if (a.state && a.state->found_inf) return;
+    const auto* const gradients = static_cast<const T*>(a.gradients);
+    for_chunks(block, a.blocks, a.n_blocks, [&](std::int64_t b, std::int64_t begin, std::int64_t end) {
+      const Update update = updates[b];
+      const int used = update.used();
+      const bool at_once = wide && begin % width == 0;
+      for (std::int64_t i = begin + block.thread() * width; i < end; i += threads * width) {
+        const std::int64_t n = end - i;
+        const auto g = load_some(gradients + i, n, at_once);
+        Vector<T, width> s[streams] = {};
+        for (int k = 0; k < streams; ++k) {
+          if (k < used) s[k] = load_some(state[k] + i, n, at_once);
+        }
+        for (int k = 0; k < width; ++k) {
+          if constexpr (streams == 3) update(g[k], s[0][k], s[1][k], s[2][k]);
+          else update(g[k], s[0][k], s[1][k]);
+        }
+        for (int k = 0; k < streams; ++k) {
+          if (k < used) store_some(state[k] + i, s[k], n, at_once);
+        }
+        if (!a.twin) continue;
+        if (a.twin_dtype == DType::bf16) publish<bf16>(s[0], i, n, at_once);
+        else publish<f16>(s[0], i, n, at_once);
+      }
+    });
+  }
+};
+
+template <class T, class Update, class... State>
+void step(const OptimStep& a, Stream stream, State*... state) {
+  if (a.n_blocks == 0) return;
+  auto* const updates = static_cast<Update*>(workspace(stream, static_cast<std::size_t>(a.n_blocks) * sizeof(Update)));
+  launch(stream, blocks_for(a.n_blocks, threads_of_block), NumbersKernel<Update>{a, updates});
+  const bool wide = aligned(a.gradients) && aligned(a.twin) && (aligned(state) && ...);
+  launch(stream, grid, UpdateKernel<T, Update>{a, {static_cast<T*>(state)...}, updates, wide});
+}
+
+}  // namespace
+
+template <>
+void run(const GradientSum& a, Stream stream) {
+  if (a.p == 2) gradient_sum<false>(a, Square{}, stream);
+  else if (a.p == 1) gradient_sum<false>(a, Size{}, stream);
+  else if (a.p == std::numeric_limits<double>::infinity()) gradient_sum<true>(a, Size{}, stream);
+  else gradient_sum<false>(a, Power{a.p}, stream);
+}
+
+template <>
+void run(const StepFactor& a, Stream stream) {
+  launch(stream, 1, StepFactorKernel{a});
+}
+
+template <>
+void run(const AdamStep& a, Stream stream) {
+  if (a.dtype == DType::f64) step<double, Adam<double>>(a, stream, a.values, a.exp_avg, a.exp_avg_sq);
+  else step<float, Adam<float>>(a, stream, a.values, a.exp_avg, a.exp_avg_sq);
+}
+
+template <>
+void run(const SgdStep& a, Stream stream) {
+  if (a.dtype == DType::f64) step<double, Sgd<double>>(a, stream, a.values, a.momentum);
+  else step<float, Sgd<float>>(a, stream, a.values, a.momentum);
+}
+
+}  // namespace kernels::ANNEAL_GPU
+}  // namespace v0
+}  // namespace anneal

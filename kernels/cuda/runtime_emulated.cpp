@@ -1,0 +1,71 @@
+// The runtime of the emulation: one device whose memory is the host's and whose streams run everything at once.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <stdexcept>
+
+#include "anneal/kernels/cuda/runtime.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace kernels::ANNEAL_GPU {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr std::size_t alignment = 256;  // of cudaMalloc
+std::atomic<bool> tf32 = false;
+
+Clock::time_point& time_of(void* event) { return *static_cast<Clock::time_point*>(event); }
+
+}  // namespace
+
+int device_count() { return 1; }
+std::string unavailable() { return {}; }
+void set_device(int device) {
+  if (device != 0) throw std::runtime_error("there is one emulated device; got device " + std::to_string(device));
+}
+int current_device() { return 0; }
+std::string device_name(int) { return "an emulation of a GPU"; }
+std::string device_description(int) { return "{}"; }
+
+bool tf32_allowed() { return tf32; }
+void allow_tf32(bool allowed) { tf32 = allowed; }
+
+void* allocate(std::size_t bytes) {
+  if (bytes > static_cast<std::size_t>(-1) - alignment) return nullptr;
+  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+}
+void release(void* p) noexcept { std::free(p); }
+void* allocate_pinned(std::size_t bytes) {
+  void* const p = allocate(bytes);
+  if (!p && bytes > 0) throw std::runtime_error("no " + std::to_string(bytes) + " bytes left");
+  return p;
+}
+void release_pinned(void* p) noexcept { release(p); }
+
+Stream compute_stream(int) { return {}; }
+Stream copy_stream(int) { return {}; }
+void synchronize(Stream) {}
+
+void copy(void* to, const void* from, std::size_t bytes, Copying, Stream) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+void fill_zero(void* p, std::size_t bytes, Stream) {
+  if (bytes > 0) std::memset(p, 0, bytes);
+}
+
+Event::Event(Timing) : handle_(new Clock::time_point) {}
+Event::~Event() { delete static_cast<Clock::time_point*>(handle_); }
+void Event::record(Stream) { time_of(handle_) = Clock::now(); }
+void Event::wait_on(Stream) const {}
+bool Event::done() const { return true; }
+void Event::synchronize() const {}
+double Event::milliseconds_since(const Event& start) const {
+  return std::chrono::duration<double, std::milli>(time_of(handle_) - time_of(start.handle_)).count();
+}
+
+}  // namespace kernels::ANNEAL_GPU
+}  // namespace v0
+}  // namespace anneal

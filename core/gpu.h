@@ -4,6 +4,12 @@
 // ANNEAL_HAS_GPU. Code for it stands in `if constexpr (has_gpu)`: names in there need no definition.
 #pragma once
 
+// A header that is compiled by itself has no backend.
+#if !defined(ANNEAL_GPU)
+#define ANNEAL_GPU cuda
+#define ANNEAL_HAS_GPU 0
+#endif
+
 #include "anneal/core/device.h"
 #include "anneal/kernels/cuda/runtime.h"
 

@@ -72,7 +72,7 @@ struct Rows {
       staged = staged && aligned(input[k]);
     }
   }
-  bool short_rows() const { return static_cast<std::size_t>(cols) * sizeof(T) <= warp_bytes; }
+  static bool short_rows(std::int64_t cols) { return static_cast<std::size_t>(cols) * sizeof(T) <= warp_bytes; }
   std::size_t row_bytes() const { return inputs * static_cast<std::size_t>(cols) * sizeof(T); }
   std::size_t shared_bytes(int teams) const { return staged ? static_cast<std::size_t>(teams) * row_bytes() : 0; }
 
@@ -149,7 +149,7 @@ void run_rows(Stream stream, const Program& program, const Rows<T, Program::inpu
     using Kernel = RowKernel<T, Program, lanes>;
     launch(stream, blocks_for(rows.rows, Kernel::teams), Kernel{program, rows}, rows.shared_bytes(Kernel::teams));
   };
-  if (rows.short_rows()) with.template operator()<32>();
+  if (rows.short_rows(rows.cols)) with.template operator()<32>();
   else with.template operator()<block_lanes>();
 }
 
@@ -318,8 +318,9 @@ struct ColumnSumKernel {
 };
 
 template <class T, int lanes>
-void layer_norm_grad(const LayerNormGrad& a, const Rows<T, 2>& rows, Stream stream) {
+void layer_norm_grad(const LayerNormGrad& a, Stream stream) {
   using C = Compute<T>;
+  const Rows<T, 2> rows(a.rows, a.cols, {a.x, a.dy}, a.dx);
   using Kernel = LayerNormGradKernel<T, lanes>;
   constexpr std::int64_t most = 528;  // blocks, all at work at once on the largest devices, each with sums of its own
   const std::int64_t wanted = (a.rows + Kernel::teams - 1) / Kernel::teams;
@@ -414,9 +415,8 @@ void run(const LayerNorm& a, Stream stream) {
 template <>
 void run(const LayerNormGrad& a, Stream stream) {
   visit_floating(a.dtype, [&]<class T>() {
-    const Rows<T, 2> rows(a.rows, a.cols, {a.x, a.dy}, a.dx);
-    if (rows.short_rows()) layer_norm_grad<T, 32>(a, rows, stream);
-    else layer_norm_grad<T, block_lanes>(a, rows, stream);
+    if (Rows<T, 2>::short_rows(a.cols)) layer_norm_grad<T, 32>(a, stream);
+    else layer_norm_grad<T, block_lanes>(a, stream);
   });
 }
 

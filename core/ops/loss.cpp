@@ -39,7 +39,8 @@ Tensor softmax_rows(const Tensor& input) {
 template <bool Log>
 Tensor softmax_along(const Tensor& x, int dim) {
   constexpr const char* name = SoftmaxRule<Log>::name;
-  if (const Tensor full = autocast(policy_of(name), x); full.defined()) return softmax_along<Log>(full, dim);
+  constexpr CastPolicy policy = policy_of(SoftmaxRule<Log>::name);
+  if (const Tensor full = autocast(policy, x); full.defined()) return softmax_along<Log>(full, dim);
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", name, name_of(x.dtype()));
   dim = x.shape().wrap(dim);
   if (dim == x.rank() - 1) return softmax_rows<Log>(x);

@@ -51,7 +51,8 @@ struct RowNormRule {
 template <bool Rms>
 Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& given_bias, double eps) {
   constexpr const char* name = RowNormRule<Rms>::name;
-  if (const Tensor full = autocast(policy_of(name), input); full.defined())
+  constexpr CastPolicy policy = policy_of(RowNormRule<Rms>::name);
+  if (const Tensor full = autocast(policy, input); full.defined())
     return row_norm<Rms>(full, given_weight, given_bias, eps);
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);

@@ -2,7 +2,7 @@
 
 Both programs stay alive and are asked for one round (half a second of steps) at a time, ours, the peer's, ours, ...; each
 figure is the median of its rounds' medians, so noise of the machine meets both sides. Ratio = peer / ours.
-Usage: steps.py PROGRAM [--threads N] [--rounds N] [--out FILE] [CASE...]
+Usage: steps.py PROGRAM [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [CASE...]
 """
 
 import argparse
@@ -43,6 +43,7 @@ def processor():
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out")
@@ -51,14 +52,15 @@ def main():
     if unknown := [case for case in args.cases if case not in CASES]:
         sys.exit(f"no case {unknown[0]}; there are {' '.join(CASES)}")
 
-    threads = ["--threads", str(args.threads)]
-    ours = Side([args.program, *threads])
+    options = ["--threads", str(args.threads), "--device", args.device]
+    ours = Side([args.program, *options])
     peer, peer_name = None, None
     if importlib.util.find_spec("torch"):
-        peer = Side([sys.executable, os.path.join(os.path.dirname(__file__), "peers", "torch_step.py"), *threads])
-        peer_name = peer.read()
-    else:
-        print("PyTorch is not installed (pip install torch): our side alone", file=sys.stderr)
+        peer = Side([sys.executable, os.path.join(os.path.dirname(__file__), "peers", "torch_step.py"), *options])
+        peer_name = peer.process.stdout.readline().strip()
+    if not peer_name:
+        peer = None
+        print(f"no PyTorch for {args.device} (pip install torch): our side alone", file=sys.stderr)
 
     rows = []
     print("case dtype threads ours_ms peer_ms ratio")
@@ -77,8 +79,8 @@ def main():
     if args.out:
         os.makedirs(os.path.dirname(args.out), exist_ok=True)
         with open(args.out, "w") as file:
-            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "peer": peer_name,
-                       "rounds": args.rounds, "rows": rows}, file, indent=1)
+            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "device": args.device,
+                       "peer": peer_name, "rounds": args.rounds, "rows": rows}, file, indent=1)
             file.write("\n")
         print(f"wrote {args.out}", file=sys.stderr)
 

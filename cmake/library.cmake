@@ -11,9 +11,12 @@ target_link_libraries(anneal PUBLIC Threads::Threads)
 if(anneal_has_zlib)
   target_link_libraries(anneal PRIVATE ZLIB::ZLIB)
 endif()
-
 if(anneal_has_gloo)
   target_link_libraries(anneal PRIVATE gloo)
+endif()
+if(anneal_gpu STREQUAL "cuda")
+  # None of these needs the driver to start: CUDA looks for it when it is first called.
+  target_link_libraries(anneal PRIVATE CUDA::cudart_static CUDA::cublasLt cuDNN::cuDNN ${CMAKE_DL_LIBS})
 endif()
 
 # `cmake --install`, and then find_package(anneal) and anneal::anneal.
@@ -26,5 +29,5 @@ install(EXPORT annealTargets NAMESPACE anneal:: DESTINATION ${CMAKE_INSTALL_LIBD
 configure_package_config_file(cmake/annealConfig.cmake.in ${PROJECT_BINARY_DIR}/annealConfig.cmake
   INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/anneal)
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/annealConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${PROJECT_BINARY_DIR}/annealConfig.cmake ${PROJECT_BINARY_DIR}/annealConfigVersion.cmake
+install(FILES ${PROJECT_BINARY_DIR}/annealConfig.cmake ${PROJECT_BINARY_DIR}/annealConfigVersion.cmake cmake/FindcuDNN.cmake
   DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/anneal)

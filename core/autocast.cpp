@@ -50,8 +50,6 @@ DType autocast_sum(DType dtype) { return mode && is_low(dtype) ? DType::f32 : dt
 void check_weight(const Tensor& x, const Tensor& weight, const char* op) {
   check(is_floating(x.dtype()) && (weight.dtype() == x.dtype() || (mode == x.dtype() && weight.dtype() == DType::f32)),
         "{}: expected operands of one floating dtype, got {} and {}", op, name_of(x.dtype()), name_of(weight.dtype()));
-  check(x.device() == weight.device(), "{}: expected operands on one device, got {} and {}", op, x.device(),
-        weight.device());
 }
 
 Tensor weight_like(const Tensor& x, const Tensor& weight) {

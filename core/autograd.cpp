@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "anneal/core/autocast.h"
+#include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
 
 namespace anneal {
@@ -242,6 +243,7 @@ Tensor seed_for(const Tensor& output, const Tensor& gradient) {
           output.shape());
     return ones(output.shape(), {.dtype = output.dtype(), .device = output.device()});
   }
+  check_devices("backward", output, gradient);
   check(gradient.shape() == output.shape() && gradient.dtype() == output.dtype(),
         "backward: the gradient of a {} tensor of shape {} cannot be {} of shape {}", name_of(output.dtype()),
         output.shape(), name_of(gradient.dtype()), gradient.shape());

@@ -171,6 +171,7 @@ namespace {
 void binary_in_place(int op, const Tensor& y, const Tensor& other) {
   check(other.dtype() == y.dtype(), "{} is changed in place by {}; convert it first", name_of(y.dtype()),
         name_of(other.dtype()));
+  check_devices("in place", y, other);
   check(broadcast(other.shape(), y.shape(), "in place") == y.shape(), "in place: shape {} does not broadcast to {}",
         other.shape(), y.shape());
   launch(y.device(), kernels::Binary{op, y.dtype(), space_of(y.shape(), y, other, y), y.raw(), other.raw(), y.raw()});

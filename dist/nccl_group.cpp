@@ -1,6 +1,6 @@
 #include "anneal/dist/nccl_group.h"
 
-#if ANNEAL_HAS_CUDA
+#if ANNEAL_HAS_NCCL
 
 #include <cuda_runtime_api.h>
 
@@ -358,13 +358,15 @@ inline namespace v0 {
 namespace dist {
 namespace {
 
-[[noreturn]] void no_cuda() { throw Error("this library was built without CUDA; configure with -DANNEAL_CUDA=ON"); }
+[[noreturn]] void no_nccl() {
+  throw Error("NCCL: this library was built without CUDA or NCCL; configure with -DANNEAL_CUDA=ON");
+}
 
 }  // namespace
 
-int nccl_version() { no_cuda(); }
+int nccl_version() { no_nccl(); }
 
-std::shared_ptr<ProcessGroup> nccl_group(std::shared_ptr<Store>, NcclOptions) { no_cuda(); }
+std::shared_ptr<ProcessGroup> nccl_group(std::shared_ptr<Store>, NcclOptions) { no_nccl(); }
 
 }  // namespace dist
 }  // namespace v0

@@ -1,4 +1,4 @@
-#if ANNEAL_HAS_CUDA
+#if ANNEAL_HAS_NCCL
 
 #include "anneal/dist/nccl_library.h"
 

@@ -13,14 +13,14 @@ ANNEAL_HD void finish_norm(const StepFactor& a) {
   const double raw = a.p > largest ? s.total : __builtin_pow(s.total, 1 / a.p);
   const bool finite = raw <= largest;
   s.total = 0;
-  s.factor = a.average / s.scale;
+  s.factor = a.scaler ? a.average / s.scale : a.average;
   s.norm = raw * s.factor;
   if (a.max_norm > 0) {
     const double clip = a.max_norm / (s.norm + 1e-6);
     if (!(clip >= 1)) s.factor *= clip;  // a norm of NaN makes the factor NaN
   }
-  s.found_inf = a.scaler && !finite;
   if (!a.scaler) return;
+  s.found_inf = !finite;
   if (s.found_inf) {
     s.scale *= a.backoff;
     s.good_steps = 0;

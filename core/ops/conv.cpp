@@ -91,6 +91,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dO
   check(x.rank() == 4 && weight.rank() == 4,
         "conv2d: expected x [n, c, h, w] and weight [out, in, kh, kw], got {} and {}", x.shape(), weight.shape());
   check_weight(x, weight, "conv2d");
+  check_devices("conv2d", x, weight, bias);
   check(o.groups >= 1 && weight.size(0) % o.groups == 0 && x.size(1) == weight.size(1) * o.groups,
         "conv2d: x {} has {} channels, weight {} in {} groups takes {}", x.shape(), x.size(1), weight.shape(), o.groups,
         weight.size(1) * o.groups);

@@ -25,6 +25,7 @@ void check_found(const BadIndex& bad, const Tensor& index, std::int64_t size, co
 // The part of Gather and ScatterAdd that says where an element of `index` points to in x.
 template <class Args>
 void fill_walk(Args& args, const Tensor& x, int dim, const Tensor& index, const char* op) {
+  check_devices(op, x, index);
   check(index.rank() == x.rank(), "{}: index {} and tensor {} must have as many dimensions", op, index.shape(),
         x.shape());
   args.dtype = x.dtype();
@@ -106,6 +107,7 @@ Tensor gather(const Tensor& x, int dim, const Tensor& index) {
 Tensor scatter_add(const Tensor& x, int dim, const Tensor& index, const Tensor& src) {
   dim = x.shape().wrap(dim);
   const Tensor where = as_index(index, "scatter_add");
+  check_devices("scatter_add", x, src);
   check(src.shape() == where.shape() && src.dtype() == x.dtype(),
         "scatter_add: index {} and a {} tensor need src like that, got {} {}", where.shape(), name_of(x.dtype()),
         name_of(src.dtype()), src.shape());
@@ -140,6 +142,7 @@ Tensor embedding(const Tensor& index, const Tensor& table, std::int64_t padding)
   check(table.rank() == 2 && is_floating(table.dtype()), "embedding: expected a floating table [rows, cols], got {} {}",
         name_of(table.dtype()), table.shape());
   const Tensor where = as_index(index, "embedding");
+  check_devices("embedding", table, index);
   const Tensor dense = table.contiguous();
   const Tensor y =
       empty(where.shape().with(where.rank(), table.size(1)), {.dtype = table.dtype(), .device = table.device()});

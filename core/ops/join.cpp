@@ -3,6 +3,7 @@
 
 #include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
+#include "anneal/core/dispatch.h"
 #include "anneal/core/ops.h"
 
 namespace anneal {
@@ -35,6 +36,7 @@ Tensor cat(std::span<const Tensor> tensors, int dim) {
   shape[dim] = 0;
   std::vector<std::int64_t> sizes;
   for (const Tensor& x : tensors) {
+    check_devices("cat", first, x);
     check(
         x.rank() == first.rank() && x.shape().without(dim) == first.shape().without(dim) && x.dtype() == first.dtype(),
         "cat: {} {} and {} {} do not fit along dimension {}", name_of(first.dtype()), first.shape(), name_of(x.dtype()),

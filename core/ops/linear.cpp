@@ -99,7 +99,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   if (const Tensor low = autocast(policy_of("matmul"), b); low.defined()) return matmul(a, low);
   check(is_floating(a.dtype()) && a.dtype() == b.dtype(),
         "matmul: expected operands of one floating dtype, got {} and {}", name_of(a.dtype()), name_of(b.dtype()));
-  check(a.device() == b.device(), "matmul: expected operands on one device, got {} and {}", a.device(), b.device());
+  check_devices("matmul", a, b);
   check(a.rank() > 0 && b.rank() > 0, "matmul: expected vectors or matrices, got shapes {} and {}", a.shape(),
         b.shape());
   if (a.rank() == 1) {
@@ -130,6 +130,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (const Tensor low = autocast(policy_of("linear"), x); low.defined()) return linear(low, weight, bias);
   check_weight(x, weight, "linear");
+  check_devices("linear", x, weight, bias);
   check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}",
         x.shape(), weight.shape());
   if (bias.defined())

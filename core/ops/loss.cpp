@@ -105,6 +105,7 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
         "cross_entropy: label_smoothing {} is not in [0, 1]", options.label_smoothing);
   const bool by_class = !is_floating(target.dtype());
   const Shape expected = by_class ? input.shape().without(1) : input.shape();
+  check_devices("cross_entropy", input, target);
   check(target.shape() == expected, "cross_entropy: logits {} need a target of shape {}, got {} {}", input.shape(),
         expected, name_of(target.dtype()), target.shape());
   if (input.rank() > 2) {

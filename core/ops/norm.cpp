@@ -25,6 +25,7 @@ Tensor dense(const Tensor& p) { return p.defined() ? p.contiguous() : p; }
 
 void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, const Shape& shape, const char* op) {
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
+  check_devices(op, x, weight, bias);
   for (const Tensor& p : {weight, bias})
     if (p.defined())
       check(p.shape() == shape && p.dtype() == x.dtype(), "{}: x {} {} needs a weight and bias of shape {}, got {} {}",

@@ -48,7 +48,7 @@ struct UnaryRule {
 Shape check_pair(const Tensor& a, const Tensor& b, const char* op) {
   check(a.dtype() == b.dtype(), "{}: expected operands of one dtype, got {} and {}; convert one with to()", op,
         name_of(a.dtype()), name_of(b.dtype()));
-  check(a.device() == b.device(), "{}: expected operands on one device, got {} and {}", op, a.device(), b.device());
+  check_devices(op, a, b);
   return broadcast(a.shape(), b.shape(), op);
 }
 
@@ -225,6 +225,7 @@ Tensor where(const Tensor& condition, const Tensor& a, const Tensor& b) {
     return with_widest<policy_of("where")>(chosen, a, b, "where");
   }
   const Shape shape = broadcast(condition.shape(), check_pair(a, b, "where"), "where");
+  check_devices("where", a, condition);
   const Tensor y = empty_for(a, b, shape, a.dtype());
   launch(a.device(),
          kernels::Where{a.dtype(), space_of(shape, condition, a, b, y), condition.raw(), a.raw(), b.raw(), y.raw()});

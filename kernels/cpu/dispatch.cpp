@@ -4,44 +4,33 @@
 #include <string>
 #include <string_view>
 
-#include "anneal/kernels/cpu/level.h"
+#include "anneal/kernels/cpu/levels.h"
 #include "anneal/kernels/parallel.h"
-#include "cpu_levels.h"  // generated: the levels in this library, best first
 
 namespace anneal {
 inline namespace v0 {
 namespace kernels::cpu {
+
+const Level& choose_level(std::string_view name) {
+  std::string built, usable;
+  for (const Level& level : levels()) {
+    const bool supported = level.supported();
+    if (supported && (name.empty() || name == level.name)) return level;
+    built += std::string(built.empty() ? "" : ", ") + level.name;
+    if (supported) usable += std::string(usable.empty() ? "" : ", ") + level.name;
+  }
+  throw std::runtime_error((name.empty() ? "no kernels for this processor" : "ANNEAL_ISA: got " + std::string(name)) +
+                           "; the library has " + built + ", of which this processor supports " +
+                           (usable.empty() ? "none" : usable));
+}
+
 namespace {
 
-bool supported(std::string_view level) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (level == "x86_64_v4")
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("avx2");
-  if (level == "x86_64_v3") return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  if (level == "x86_64_v2") return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-#endif
-  return level == "generic" || level == "neon";
-}
-
-const Level& choose() {
-  const char* forced = std::getenv("ANNEAL_ISA");
-  std::string names;
-  for (const Level& level : levels) {
-    if (forced ? std::string_view(forced) == level.name : supported(level.name)) {
-      if (supported(level.name)) return level;
-      throw std::runtime_error("ANNEAL_ISA: this processor does not support " + std::string(forced));
-    }
-    names += std::string(names.empty() ? "" : ", ") + level.name;
-  }
-  throw std::runtime_error(forced ? "ANNEAL_ISA: expected one of " + names + "; got " + forced
-                                  : "no kernels for this processor: the library was built for " + names);
-}
-
 const Level& active() {
-  static const Level& level = choose();
+  static const Level& level = []() -> const Level& {
+    const char* name = std::getenv("ANNEAL_ISA");
+    return choose_level(name ? name : "");
+  }();
   return level;
 }
 

@@ -32,10 +32,9 @@ ANNEAL_DEVICE void for_chunks(const Block& block, const ArenaBlock* blocks, std:
   }
 }
 
-/// Up to 16 bytes of elements at p; the others are 0.
-template <class T>
-ANNEAL_DEVICE Vector<T, vector_size<T>> load_some(const T* p, std::int64_t n, bool wide) {
-  constexpr int width = vector_size<T>;
+/// `width` elements at p, at most 16 bytes; those from n on are 0.
+template <int width, class T>
+ANNEAL_DEVICE Vector<T, width> load_some(const T* p, std::int64_t n, bool wide) {
   if (wide && n >= width) return load_vector<width>(p);
   Vector<T, width> v;
   for (int k = 0; k < width; ++k) v[k] = k < n ? p[k] : T();
@@ -91,8 +90,8 @@ struct GradientSumKernel {
       idle = false;
       const bool at_once = wide && begin % width == 0;
       for (std::int64_t i = begin + block.thread() * width; i < end; i += threads * width) {
-        const auto g = load_some(gradients + i, end - i, at_once);
-        for (int k = 0; k < width; ++k) total = join<largest>(total, measure(static_cast<double>(g[k])));
+        const auto g = load_some<width>(gradients + i, end - i, at_once);
+        for (int k = 0; k < width; ++k) total = join<largest>(total, measure(static_cast<double>(load(g[k]))));
       }
     });
     if (!idle) total = join_all<largest>(block, total);
@@ -118,13 +117,11 @@ struct JoinKernel {
 template <bool largest, class Measure>
 void gradient_sum(const GradientSum& a, const Measure& measure, Stream stream) {
   auto* const parts = static_cast<double*>(workspace(stream, grid * sizeof(double)));
-  const auto launch_as = [&]<class T>() {
+  visit_floating(a.dtype, [&]<class T>() {
     launch(stream, grid,
            GradientSumKernel<T, Measure, largest>{a.blocks, a.n_blocks, static_cast<const T*>(a.gradients),
                                                   aligned(a.gradients), measure, parts});
-  };
-  if (a.dtype == DType::f64) launch_as.template operator()<double>();
-  else launch_as.template operator()<float>();
+  });
   launch(stream, 1, JoinKernel<largest>{parts, a.state});
 }
 
@@ -153,10 +150,10 @@ struct Slope {
   T factor, limit;
 };
 
-/// The state of an element is its value, exp_avg and exp_avg_sq.
+/// The state of an element is exp_avg and exp_avg_sq.
 template <class T>
 struct Adam {
-  static constexpr int streams = 3;
+  static constexpr int states = 2;
   ANNEAL_DEVICE Adam(const OptimStep& a, const OptimGroup& group, std::int64_t step)
       : slope(a, group),
         l2(static_cast<T>(group.decoupled ? 0 : group.weight_decay)),
@@ -168,7 +165,7 @@ struct Adam {
         eps(static_cast<T>(group.eps)),
         step_size(static_cast<T>(group.lr / (1 - math::pow(group.beta1, static_cast<double>(step))))) {}
 
-  ANNEAL_DEVICE int used() const { return streams; }
+  ANNEAL_DEVICE int used() const { return states; }
   ANNEAL_DEVICE void operator()(T g, T& p, T& m, T& v) const {
     const T d = slope(g) + l2 * p;
     m += new1 * (d - m);
@@ -180,10 +177,10 @@ struct Adam {
   T l2, kept, new1, beta2, new2, root_scale, eps, step_size;
 };
 
-/// The state of an element is its value and, if there is any, its momentum.
+/// The state of an element is its momentum, if there is any.
 template <class T>
 struct Sgd {
-  static constexpr int streams = 2;
+  static constexpr int states = 1;
   ANNEAL_DEVICE Sgd(const OptimStep& a, const OptimGroup& group, std::int64_t step)
       : slope(a, group),
         l2(static_cast<T>(group.weight_decay)),
@@ -194,7 +191,7 @@ struct Sgd {
         first(step == 1),
         nesterov(group.nesterov) {}
 
-  ANNEAL_DEVICE int used() const { return plain ? 1 : streams; }
+  ANNEAL_DEVICE int used() const { return plain ? 0 : states; }
   ANNEAL_DEVICE void operator()(T g, T& p, T& m) const {
     T d = slope(g) + l2 * p;
     if (!plain) {
@@ -224,58 +221,69 @@ struct NumbersKernel {
   }
 };
 
+/// Values and gradients are T; all else is computed and kept in its computing type.
 template <class T, class Update>
 struct UpdateKernel {
+  using C = Compute<T>;
   static constexpr int threads = threads_of_block;
-  static constexpr int streams = Update::streams, width = vector_size<T>;
+  static constexpr int states = Update::states, width = vector_size<C>;
   OptimStep a;
-  T* state[streams];
+  C* state[states];
   const Update* updates;
-  bool wide;  // all streams are aligned
+  bool wide;  // everything is aligned
 
-  template <class Twin>
-  ANNEAL_DEVICE void publish(const Vector<T, width>& values, std::int64_t at, std::int64_t n, bool at_once) const {
-    Vector<Twin, width> v;
-    for (int k = 0; k < width; ++k) v[k] = store<Twin>(values[k]);
-    store_some(static_cast<Twin*>(a.twin) + at, v, n, at_once);
+  template <class To>
+  ANNEAL_DEVICE void publish(To* to, const Vector<C, width>& values, std::int64_t n, bool at_once) const {
+    Vector<To, width> v;
+    for (int k = 0; k < width; ++k) v[k] = store<To>(values[k]);
+    store_some(to, v, n, at_once);
   }
 
   ANNEAL_DEVICE void operator()(Block& block) const {
     if (a.state && a.state->found_inf) return;
     const auto* const gradients = static_cast<const T*>(a.gradients);
+    auto* const values = static_cast<T*>(a.values);
     for_chunks(block, a.blocks, a.n_blocks, [&](std::int64_t b, std::int64_t begin, std::int64_t end) {
       const Update update = updates[b];
       const int used = update.used();
       const bool at_once = wide && begin % width == 0;
       for (std::int64_t i = begin + block.thread() * width; i < end; i += threads * width) {
         const std::int64_t n = end - i;
-        const auto g = load_some(gradients + i, n, at_once);
-        Vector<T, width> s[streams] = {};
-        for (int k = 0; k < streams; ++k) {
-          if (k < used) s[k] = load_some(state[k] + i, n, at_once);
+        const auto g = load_some<width>(gradients + i, n, at_once);
+        const auto before = load_some<width>(values + i, n, at_once);
+        Vector<C, width> p, s[states] = {};
+        for (int k = 0; k < states; ++k) {
+          if (k < used) s[k] = load_some<width>(state[k] + i, n, at_once);
         }
         for (int k = 0; k < width; ++k) {
-          if constexpr (streams == 3) update(g[k], s[0][k], s[1][k], s[2][k]);
-          else update(g[k], s[0][k], s[1][k]);
+          p[k] = load(before[k]);
+          if constexpr (states == 2) update(load(g[k]), p[k], s[0][k], s[1][k]);
+          else update(load(g[k]), p[k], s[0][k]);
         }
-        for (int k = 0; k < streams; ++k) {
+        for (int k = 0; k < states; ++k) {
           if (k < used) store_some(state[k] + i, s[k], n, at_once);
         }
+        publish(values + i, p, n, at_once);
         if (!a.twin) continue;
-        if (a.twin_dtype == DType::bf16) publish<bf16>(s[0], i, n, at_once);
-        else publish<f16>(s[0], i, n, at_once);
+        if (a.twin_dtype == DType::bf16) publish(static_cast<bf16*>(a.twin) + i, p, n, at_once);
+        else publish(static_cast<f16*>(a.twin) + i, p, n, at_once);
       }
     });
   }
 };
 
-template <class T, class Update, class... State>
+template <template <class> class Rule, class... State>
 void step(const OptimStep& a, Stream stream, State*... state) {
   if (a.n_blocks == 0) return;
-  auto* const updates = static_cast<Update*>(workspace(stream, static_cast<std::size_t>(a.n_blocks) * sizeof(Update)));
-  launch(stream, blocks_for(a.n_blocks, threads_of_block), NumbersKernel<Update>{a, updates});
-  const bool wide = aligned(a.gradients) && aligned(a.twin) && (aligned(state) && ...);
-  launch(stream, grid, UpdateKernel<T, Update>{a, {static_cast<T*>(state)...}, updates, wide});
+  const bool wide = aligned(a.gradients) && aligned(a.values) && aligned(a.twin) && (aligned(state) && ...);
+  visit_floating(a.dtype, [&]<class T>() {
+    using C = Compute<T>;
+    using Update = Rule<C>;
+    auto* const updates =
+        static_cast<Update*>(workspace(stream, static_cast<std::size_t>(a.n_blocks) * sizeof(Update)));
+    launch(stream, blocks_for(a.n_blocks, threads_of_block), NumbersKernel<Update>{a, updates});
+    launch(stream, grid, UpdateKernel<T, Update>{a, {static_cast<C*>(state)...}, updates, wide});
+  });
 }
 
 }  // namespace
@@ -295,14 +303,12 @@ void run(const StepFactor& a, Stream stream) {
 
 template <>
 void run(const AdamStep& a, Stream stream) {
-  if (a.dtype == DType::f64) step<double, Adam<double>>(a, stream, a.values, a.exp_avg, a.exp_avg_sq);
-  else step<float, Adam<float>>(a, stream, a.values, a.exp_avg, a.exp_avg_sq);
+  step<Adam>(a, stream, a.exp_avg, a.exp_avg_sq);
 }
 
 template <>
 void run(const SgdStep& a, Stream stream) {
-  if (a.dtype == DType::f64) step<double, Sgd<double>>(a, stream, a.values, a.momentum);
-  else step<float, Sgd<float>>(a, stream, a.values, a.momentum);
+  step<Sgd>(a, stream, a.momentum);
 }
 
 }  // namespace kernels::ANNEAL_GPU

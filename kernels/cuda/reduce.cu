@@ -87,6 +87,7 @@ struct Sink {
     if constexpr (std::is_floating_point_v<Total<T>>) {
       if (mean) total /= static_cast<Total<T>>(reduced);
     }
+    if constexpr (std::is_same_v<T, bool>) total = total > 0;  // as is the largest, or the smallest, of none
     if (wide) static_cast<float*>(y)[output] = static_cast<float>(total);
     else static_cast<T*>(y)[output] = store<T>(total);
   }

@@ -43,12 +43,16 @@ inline Tensor uniform(const Shape& shape, double low = -2, double high = 2, unsi
   return tensor(values, shape, {.dtype = DType::f64});
 }
 
+/// Of the operands that cases have besides their inputs: the device, and the dtype of the floating ones.
+inline thread_local TensorOptions options_of_cases{.dtype = DType::f64};
+
 inline Tensor indices(std::initializer_list<double> values, const Shape& shape) {
-  return tensor(values, shape, {.dtype = DType::i64});
+  return tensor(values, shape, {.dtype = DType::i64, .device = options_of_cases.device});
 }
 inline Tensor flags(std::initializer_list<double> values, const Shape& shape) {
-  return tensor(values, shape, {.dtype = DType::boolean});
+  return tensor(values, shape, {.dtype = DType::boolean, .device = options_of_cases.device});
 }
+inline Tensor constant(const Tensor& x) { return x.to(options_of_cases.dtype).to(options_of_cases.device); }
 
 using Inputs = std::span<const Tensor>;
 

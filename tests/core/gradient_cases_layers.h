@@ -89,7 +89,7 @@ inline void add_loss_cases(std::vector<GradientCase>& cases) {
 
   const Tensor classes = indices({2, 0, 1, 2, 3}, {5});
   const Tensor rows = indices({2, 0, 1, 3, 3, 0}, {2, 3});
-  const Tensor shares = softmax(uniform({5, 4}), 1);
+  const Tensor shares = constant(softmax(uniform({5, 4}), 1));
   for (const auto& [name, reduction] :
        {std::pair{"mean", LossReduction::mean}, {"sum", LossReduction::sum}, {"none", LossReduction::none}}) {
     for (const double smoothing : {0.0, 0.3}) {
@@ -149,8 +149,8 @@ inline void add_norm_cases(std::vector<GradientCase>& cases) {
   add("rms_norm", {{{3, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
   add("rms_norm plain", {{{2, 3, 5}}}, [](Inputs x) { return rms_norm(x[0], {}, 1e-3); });
   add("rms_norm no rows", {{{0, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
-  const Tensor mean = uniform({3});
-  const Tensor variance = uniform({3}, 0.5, 2);
+  const Tensor mean = constant(uniform({3}));
+  const Tensor variance = constant(uniform({3}, 0.5, 2));
   add("batch_norm training", {{{4, 3, 2, 2}}, {{3}}, {{3}}},
       [](Inputs x) { return batch_norm(x[0], {}, {}, x[1], x[2]); });
   add("batch_norm [n, c]", {{{5, 3}}, {{3}}, {{3}}},

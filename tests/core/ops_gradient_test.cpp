@@ -7,8 +7,7 @@
 #include <set>
 
 #include "anneal/core/gradcheck.h"
-#include "anneal/tests/core/gradient_cases_layers.h"
-#include "anneal/tests/core/gradient_cases_pointwise.h"
+#include "anneal/tests/core/gradient_cases_all.h"
 
 #if !defined(ANNEAL_FIXTURES)
 #define ANNEAL_FIXTURES "tests/fixtures"
@@ -20,31 +19,8 @@ using namespace anneal::testing;
 namespace {
 
 const std::vector<GradientCase>& all_cases() {
-  static const std::vector<GradientCase> cases = [] {
-    std::vector<GradientCase> list;
-    add_unary_cases(list);
-    add_binary_cases(list);
-    add_scalar_cases(list);
-    add_choice_cases(list);
-    add_reduction_cases(list);
-    add_view_cases(list);
-    add_index_cases(list);
-    add_linear_cases(list);
-    add_image_cases(list);
-    add_loss_cases(list);
-    add_norm_cases(list);
-    return list;
-  }();
+  static const std::vector<GradientCase> cases = gradient_cases();
   return cases;
-}
-
-std::vector<Tensor> leaves_of(const GradientCase& c) {
-  std::vector<Tensor> leaves;
-  for (const GradientInput& input : c.inputs) {
-    Tensor x = uniform(input.shape, input.low, input.high, 17 + static_cast<unsigned>(leaves.size()));
-    leaves.push_back(x.set_requires_grad());
-  }
-  return leaves;
 }
 
 class OpsGradient : public ::testing::TestWithParam<std::size_t> {};
@@ -111,8 +87,9 @@ TEST(OpsGradientList, NamesEveryOp) {
   std::set<std::string> listed;
   for (const GradientCase& c : all_cases()) listed.insert(c.name.substr(0, c.name.find(' ')));
   // Not differentiable, or (the last two) the templates behind the unary ops and the comparisons.
-  const std::set<std::string> exempt{"eq",      "ne",   "lt",    "le",      "gt",       "ge",    "argmax", "argmin",
-                                     "one_hot", "pin_memory", "rand", "randn", "randint", "randperm", "unary", "compare"};
+  const std::set<std::string> exempt{"eq",      "ne",       "lt",      "le",         "gt",   "ge",
+                                     "argmax",  "argmin",   "one_hot", "pin_memory", "rand", "randn",
+                                     "randint", "randperm", "unary",   "compare"};
   std::set<std::string> wanted = names_in("ops.h", "namespace", "");
   EXPECT_GT(wanted.size(), 80u) << "the header is no longer understood";
   const std::set<std::string> views = names_in("tensor.h", "---- copies ----", "---- autograd");

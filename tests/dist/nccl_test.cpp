@@ -6,7 +6,7 @@
 namespace anneal::testing {
 namespace {
 
-#if ANNEAL_HAS_CUDA
+#if ANNEAL_HAS_NCCL
 
 TEST(Nccl, AMissingLibraryIsAClearError) {
   ::setenv("ANNEAL_NCCL_LIBRARY", "/nowhere/libnccl.so.2", 1);

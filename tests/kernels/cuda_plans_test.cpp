@@ -5,8 +5,6 @@
 // clocks, the driver and the PCI number are guesses); `gpu_check` prints a real device's. None of the graphs here needs
 // the driver: their engines are compiled ahead. Those that cuDNN compiles at run time (fused attention, normalisation)
 // do.
-#if defined(ANNEAL_HAS_CUDA)
-
 #include <gtest/gtest.h>
 
 #include <array>
@@ -258,5 +256,3 @@ TEST(NoDevice, IsSaidByEveryCall) {
 
 }  // namespace
 }  // namespace anneal
-
-#endif

@@ -283,6 +283,47 @@ TYPED_TEST(Optimizer, ATwinHoldsTheValuesOfActiveBlocks) {
   check.template operator()<bf16>();
 }
 
+// 16-bit values and gradients with f32 state: as an arena of f32 with the same numbers, but for the rounding of values.
+TEST(Optimizer16Bit, HasStateInF32) {
+  const auto check = [&]<class T>() {
+    for (const bool adam : {false, true}) {
+      for (const std::int64_t alignment : {0, 64}) {
+        Arena<T> half({5, 8, 0, 4099, 33, 8192, 12}, alignment);
+        Arena<float> full({5, 8, 0, 4099, 33, 8192, 12}, alignment);
+        std::vector<float> first = full.first, second = full.second;
+        full.gradients.resize(full.values.size());
+        half.blocks[3].active = full.blocks[3].active = false;
+        for (unsigned step = 1; step <= 3; ++step) {
+          half.gradients = random_values<T>(half.size(), step);
+          for (std::size_t i = 0; i < half.values.size(); ++i) {
+            full.values[i] = load(half.values[i]);
+            full.gradients[i] = load(half.gradients[i]);
+          }
+          std::vector<bf16> twin(half.values.size()), full_twin(twin);
+          if (adam) {
+            backend::run(AdamStep{half.with(adam_groups, twin.data()), first.data(), second.data()});
+            backend::run(AdamStep{full.with(adam_groups, full_twin.data()), full.first.data(), full.second.data()});
+          } else {
+            backend::run(SgdStep{half.with(sgd_groups, twin.data()), first.data()});
+            backend::run(SgdStep{full.with(sgd_groups, full_twin.data()), full.first.data()});
+          }
+          std::vector<T> want;
+          for (const float value : full.values) want.push_back(store<T>(value));
+          EXPECT_TRUE(same_bits(half.values, want));
+          EXPECT_TRUE(same_bits(first, full.first));
+          EXPECT_TRUE(same_bits(second, full.second));
+          EXPECT_TRUE(same_bits(twin, full_twin));
+          EXPECT_EQ(half.steps, full.steps);
+          for (const double p : {1.0, 2.0, 3.0, std::numeric_limits<double>::infinity()})
+            EXPECT_NEAR(half.sum(p), full.sum(p), 1e-12 * full.sum(p));
+        }
+      }
+    }
+  };
+  check.template operator()<f16>();
+  check.template operator()<bf16>();
+}
+
 TYPED_TEST(Optimizer, GradientSumIsThatOfActiveBlocks) {
   for (Arena<TypeParam> arena : this->small) {
     arena.blocks[3].active = false;
@@ -326,18 +367,23 @@ TEST(StepFactorOf, AverageAndScale) {
       .state = &s, .p = 2, .average = 0.5, .max_norm = 0, .scaler = false, .growth = 2, .backoff = 0.5, .interval = 1};
   backend::run(step);
   EXPECT_EQ(s.total, 0);
-  EXPECT_EQ(s.norm, 0.625);  // 5 * 0.5 / 4
-  EXPECT_EQ(s.factor, 0.125);
-  EXPECT_EQ(s.scale, 4);  // no scaler, no news
+  EXPECT_EQ(s.norm, 2.5);
+  EXPECT_EQ(s.factor, 0.5);  // the scale is the scaler's
+  EXPECT_EQ(s.scale, 4);
   EXPECT_EQ(s.found_inf, 0);
   s.total = 8;
   step.p = 3;
   backend::run(step);
-  EXPECT_DOUBLE_EQ(s.norm, 0.25);
+  EXPECT_DOUBLE_EQ(s.norm, 1);
   s.total = 5;
   step.p = infinity;
   backend::run(step);
-  EXPECT_EQ(s.norm, 0.625);
+  EXPECT_EQ(s.norm, 2.5);
+  s.total = 5;
+  step.scaler = true;
+  backend::run(step);
+  EXPECT_EQ(s.norm, 0.625);  // 5 * 0.5 / 4
+  EXPECT_EQ(s.factor, 0.125);
 }
 
 TEST(StepFactorOf, ClippedNorms) {
@@ -345,12 +391,12 @@ TEST(StepFactorOf, ClippedNorms) {
   StepFactor step{
       .state = &s, .p = 2, .average = 0.5, .max_norm = 0.25, .scaler = false, .growth = 1, .backoff = 1, .interval = 0};
   backend::run(step);
-  EXPECT_EQ(s.norm, 0.625);  // before clipping
-  EXPECT_DOUBLE_EQ(s.factor, 0.125 * 0.25 / 0.625001);
+  EXPECT_EQ(s.norm, 2.5);  // before clipping
+  EXPECT_DOUBLE_EQ(s.factor, 0.5 * 0.25 / 2.500001);
   s.total = 25;
-  step.max_norm = 0.7;
+  step.max_norm = 2.6;
   backend::run(step);
-  EXPECT_EQ(s.factor, 0.125);  // short enough
+  EXPECT_EQ(s.factor, 0.5);  // short enough
   s.total = std::nan("");
   backend::run(step);
   EXPECT_TRUE(std::isnan(s.factor));

@@ -179,5 +179,25 @@ TEST(Reduce, MaxOfBytesAndBools) {
   EXPECT_EQ(any, (std::vector<std::uint8_t>{1, 0}));
 }
 
+TEST(Reduce, BoolsAreBoolsWhateverIsFolded) {
+  const auto fold = [](Reduction op, std::int64_t reduced, const std::vector<std::uint8_t>& truth) {
+    std::uint8_t y = 0xff;
+    backend::run(kernels::Reduce{op, DType::boolean, DType::boolean, 1, reduced, 1, truth.data(), &y});
+    return int{y};
+  };
+  using enum Reduction;
+  for (const std::int64_t n : {1, 5, 256, 512, 10'000}) {
+    const std::vector<std::uint8_t> all(static_cast<std::size_t>(n), 1), none(all.size(), 0);
+    for (const Reduction op : {sum, max, min, prod}) {
+      EXPECT_EQ(fold(op, n, all), 1) << n;
+      EXPECT_EQ(fold(op, n, none), 0) << n;
+    }
+  }
+  EXPECT_EQ(fold(sum, 0, {}), 0);
+  EXPECT_EQ(fold(max, 0, {}), 0);
+  EXPECT_EQ(fold(min, 0, {}), 1);
+  EXPECT_EQ(fold(prod, 0, {}), 1);
+}
+
 }  // namespace
 }  // namespace anneal::testing

@@ -73,6 +73,12 @@ Reducer::Reducer(ProcessGroup& group, std::span<const optim::Arena> arenas, Buck
 
 std::span<const Bucket> Reducer::buckets() const { return state_->buckets; }
 
+bool Reducer::serves(std::span<const optim::Arena> arenas) const {
+  return std::ranges::equal(arenas, state_->arenas, [](const optim::Arena& a, const optim::Arena& b) {
+    return a.values().raw() == b.values().raw();  // kept alive here, so nothing else can be there
+  });
+}
+
 void Reducer::prepare() {
   State& state = *state_;
   if (state.group.size() == 1) return;

@@ -29,6 +29,8 @@ class Reducer {
   Reducer(ProcessGroup& group, std::span<const optim::Arena> arenas, BucketOptions options = {});
 
   std::span<const Bucket> buckets() const;
+  /// Whether these are still the arenas that it was made for.
+  bool serves(std::span<const optim::Arena> arenas) const;
 
   /// From here on one backward may run, and what it completes is sent; a second one that reaches the same parameter
   /// throws Error. Throws Error if a reduction is under way, or a parameter is not in its arena any more.

@@ -1,5 +1,6 @@
 #include "anneal/dist/world.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <mutex>
 
@@ -8,6 +9,7 @@
 #include "anneal/dist/environment.h"
 #include "anneal/dist/gloo_group.h"
 #include "anneal/dist/nccl_group.h"
+#include "anneal/kernels/parallel.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -68,6 +70,8 @@ World::World(const WorldOptions& options, const RankEnvironment* environment) : 
         .world_size = store.world_size, .token = store.token, .failure_timeout = options.failure_timeout});
     store.port = server_->port();
     others_ = std::make_unique<LocalRanks>(options.local_ranks, store.port, store.token);
+    // As LocalRanks tells the others.
+    if (!std::getenv("OMP_NUM_THREADS")) set_num_threads(std::max(1, num_threads() / options.local_ranks));
   }
   store_ = std::make_shared<Store>(store);
   group_ = make_group(store_, options.gpu, local_rank_);

@@ -24,9 +24,9 @@ struct WorldOptions {
 class World {
  public:
   /// The one of this process: the ranks of a launcher's variables (rank_environment), or else, for more than one local
-  /// rank, this process as rank 0 and others that it starts (LocalRanks). Made by the first call and kept until the
-  /// process ends; null when this process is alone. Throws ConfigError when a launcher started another number of ranks
-  /// than `local_ranks`, or when a later call asks for another world than there is.
+  /// rank, this process as rank 0 and others that it starts (LocalRanks), the cores shared among them. Made by the
+  /// first call and kept until the process ends; null when this process is alone. Throws ConfigError when a launcher
+  /// started another number of ranks than `local_ranks`, or when a later call asks for another world than there is.
   static std::shared_ptr<World> join(const WorldOptions& options);
   ~World();
   World(const World&) = delete;

@@ -21,10 +21,14 @@ struct Options {
   double lr = 2e-3;
   std::uint64_t seed = 1;
   int threads = 0;
+  std::string device = "auto";
+  int devices = 1;
+  std::string precision = "32-true";
+  std::int64_t overflow_every = 0;
 };
 
 struct Cnn : TrainingModule {
-  explicit Cnn(double lr) : lr(lr) {}
+  explicit Cnn(const Options& options) : options(options) {}
 
   nn::Sequential net{{this, "net"},       nn::Conv2d(1, 32, 3, {.padding = 1}),
                      nn::BatchNorm2d(32), nn::ReLU(),
@@ -34,20 +38,27 @@ struct Cnn : TrainingModule {
                      nn::Dropout(0.3),    nn::Linear(64 * 7 * 7, 128),
                      nn::ReLU(),          nn::Dropout(0.3),
                      nn::Linear(128, 10)};
-  double lr;
+  Options options;
 
   // Images are u8 [n, 28, 28]; the numbers are the training images' mean and standard deviation.
   Tensor forward(const Tensor& images) const override {
-    return net((images.to(DType::f32) * (1 / 255.0) - 0.2860).unsqueeze(1) * (1 / 0.3530));
+    const DType dtype = parameters().front().tensor.dtype();
+    return net((images.to(dtype) * (1 / 255.0) - 0.2860).unsqueeze(1) * (1 / 0.3530));
   }
 
-  Tensor training_step(const Batch& batch, StepContext& step) override { return evaluate(batch, step, "train", 0.05); }
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    const Tensor loss = evaluate(batch, step, "train", 0.05);
+    const bool overflows =
+        options.overflow_every > 0 && (trainer().total_batch_idx() + 1) % options.overflow_every == 0;
+    return overflows ? loss * 1e38 : loss;
+  }
   void validation_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "val"); }
   void test_step(const Batch& batch, StepContext& step) override { evaluate(batch, step, "test"); }
 
   OptimizerConfig configure_optimizers() override {
-    return {.optimizer = optim::AdamW(parameters(), {.lr = lr, .weight_decay = 0.05}),
-            .schedule = optim::warmup_cosine(200, trainer().estimated_stepping_batches()),
+    const std::int64_t steps = trainer().estimated_stepping_batches();
+    return {.optimizer = optim::AdamW(parameters(), {.lr = options.lr, .weight_decay = 0.05}),
+            .schedule = optim::warmup_cosine(std::min<std::int64_t>(200, steps / 5), steps),
             .interval = Interval::step};
   }
 
@@ -56,8 +67,9 @@ struct Cnn : TrainingModule {
     const Tensor logits = forward(batch["x"]);
     const Tensor loss = cross_entropy(logits, batch["y"], {.label_smoothing = label_smoothing});
     const Tensor hits = eq(argmax(logits.detach(), 1), batch["y"]).to(DType::f32);
-    step.log(stage + "_loss", loss, {.prog_bar = true, .on_step = false, .on_epoch = true});
-    step.log(stage + "_acc", mean(hits), {.prog_bar = true, .on_step = false, .on_epoch = true});
+    const LogOptions shown{.prog_bar = true, .on_step = false, .on_epoch = true, .sync_dist = true};
+    step.log(stage + "_loss", loss, shown);
+    step.log(stage + "_acc", mean(hits), shown);
     return loss;
   }
 };
@@ -88,21 +100,27 @@ void run(const Options& options) {
   const std::shared_ptr<const Dataset> train_data = load(MnistSplit::train);
   const std::shared_ptr<const Dataset> test_data = load(MnistSplit::test);
   const std::int64_t held_out = train_data->size() / 12;  // 5,000 images choose the best epoch
-  const DataLoader train(
-      rows(train_data, 0, train_data->size() - held_out),
-      {.batch_size = options.batch_size, .shuffle = true, .num_workers = 1, .seed = options.seed, .transform = mirror});
+  const DataLoader train(rows(train_data, 0, train_data->size() - held_out),
+                         {.batch_size = options.batch_size / options.devices,
+                          .shuffle = true,
+                          .num_workers = 1,
+                          .seed = options.seed,
+                          .transform = mirror});
   const DataLoader val(rows(train_data, train_data->size() - held_out, train_data->size()), {.batch_size = 500});
   const DataLoader test(test_data, {.batch_size = 500});
 
   manual_seed(options.seed);
-  Cnn model(options.lr);
+  Cnn model(options);
   const auto checkpoint =
       std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.dirpath = options.out + "/checkpoints",
                                                                .filename = "best",
                                                                .monitor = "val_acc",
                                                                .mode = "max",
                                                                .save_last = true});
-  Trainer trainer({.max_epochs = options.epochs,
+  Trainer trainer({.accelerator = options.device,
+                   .devices = options.devices,
+                   .precision = options.precision,
+                   .max_epochs = options.epochs,
                    .logger = CsvLogger({.dir = options.out}),
                    .callbacks = {checkpoint, CurvePlot()},
                    .default_root_dir = options.out,
@@ -111,8 +129,10 @@ void run(const Options& options) {
   model.load_state_dict(load_checkpoint(checkpoint->best_model_path()).model);
   const double test_acc = trainer.test(model, test, {.verbose = false})[0]["test_acc"];
 
+  if (!trainer.is_global_zero()) return;
   std::printf("wrote %s, %s, %s/metrics.csv and %s/curves.svg\n", checkpoint->best_model_path().c_str(),
               checkpoint->last_model_path().c_str(), options.out.c_str(), options.out.c_str());
+  if (trainer.skipped_steps() > 0) std::printf("skipped_steps=%lld ", static_cast<long long>(trainer.skipped_steps()));
   std::printf("test_acc=%.4f train_seconds=%.0f\n", test_acc, result.seconds);
 }
 
@@ -126,10 +146,15 @@ int main(int argc, char** argv) {
   app.add_option("--out", options.out, "where checkpoints, metrics.csv and curves.svg go");
   app.add_option("--resume", options.resume, "go on from a checkpoint: a path, last or best");
   app.add_option("--epochs", options.epochs);
-  app.add_option("--batch-size", options.batch_size);
+  app.add_option("--batch-size", options.batch_size, "of all ranks together");
   app.add_option("--lr", options.lr, "highest learning rate");
   app.add_option("--seed", options.seed);
   app.add_option("--threads", options.threads, "0: one for each core");
+  app.add_option("--device", options.device, "cpu, cuda, or auto: a GPU if there is one");
+  app.add_option("--devices", options.devices, "ranks on this machine that share each batch")->check(CLI::Range(1, 64));
+  app.add_option("--precision", options.precision, "32-true, 64-true, 16-true, bf16-true, 16-mixed or bf16-mixed");
+  app.add_option("--overflow-every", options.overflow_every,
+                 "with 16-mixed: every so many batches, a loss too large for it");
   CLI11_PARSE(app, argc, argv);
   try {
     run(options);

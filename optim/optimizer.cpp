@@ -19,9 +19,9 @@ namespace optim {
 class Optimizer::Deferral final : public DeferredGradients {
  public:
   void apply() override { optimizer->apply_deferred(); }
-  Optimizer* optimizer = nullptr;  // while pending
-  StepOptions options;
-  kernels::StepState* applied = nullptr;  // gradients are as they should be; this says whether to skip
+  Optimizer* optimizer = nullptr;
+  std::optional<StepOptions> options;     // what is left for the step
+  kernels::StepState* applied = nullptr;  // of gradients that were averaged and unscaled: whether to skip the step
 };
 
 struct Optimizer::Work::Tables {
@@ -53,7 +53,7 @@ Optimizer::~Optimizer() = default;
 
 void Optimizer::rebuild() {
   const StateDict old = state_dict();
-  deferral_ = make_ref<Deferral>();
+  if (!deferral_) deferral_ = make_ref<Deferral>();
   std::map<DType, std::vector<Arena::Slot>> units;
   for (std::size_t g = 0; g < parameters_.size(); ++g)
     for (const NamedTensor& p : parameters_[g])
@@ -116,21 +116,22 @@ void Optimizer::find_active() {
 }
 
 // What gradients are multiplied by, worked out on the device; null where that is 1 and no step can be skipped.
-kernels::StepState* Optimizer::prepare(const StepOptions& options) {
+// `earlier`: what is known already of gradients that were multiplied before.
+kernels::StepState* Optimizer::prepare(const StepOptions& options, kernels::StepState* earlier) {
   check(options.clip_norm >= 0 && options.clip_value >= 0 && options.norm_type > 0,
         "{}: clip_norm, clip_value and norm_type must not be negative, got {}, {} and {}", name(), options.clip_norm,
         options.clip_value, options.norm_type);
   const bool needs_norm = options.scaler || options.clip_norm > 0;
-  if (arenas_.empty() || (!needs_norm && options.average == 1)) return nullptr;
+  if (arenas_.empty() || (!needs_norm && options.average == 1)) return earlier;
   const Device device = arenas_[0].values().device();
   for (const Arena& arena : arenas_)
     check(arena.values().device() == device, "{}: parameters on {} and {} cannot be scaled or clipped together", name(),
           device, arena.values().device());
-  kernels::StepState* state = nullptr;
-  if (options.scaler) {
+  kernels::StepState* state = earlier;
+  if (!state && options.scaler) {
     state = options.scaler->state_on(device);
     last_state_ = options.scaler->state();
-  } else {
+  } else if (!state) {
     if (!own_state_.defined() || own_state_.device() != device) own_state_ = make_state({}, device);
     state = static_cast<kernels::StepState*>(own_state_.raw());
     last_state_ = own_state_;
@@ -155,27 +156,26 @@ void Optimizer::defer(const StepOptions& options) {
   deferral_->pending = true;
 }
 
-// Does to the gradients in memory what the next step would do to them on the way.
+// Does to the gradients in memory what the next step would do to them on the way, but for clipping.
 void Optimizer::apply_deferred() {
   deferral_->pending = false;
-  const StepOptions options = deferral_->options;
+  StepOptions& options = *deferral_->options;
   find_active();
-  deferral_->applied = prepare(options);
+  deferral_->applied = prepare({.average = options.average, .scaler = options.scaler}, nullptr);
+  options.average = 1;
+  options.scaler = nullptr;
+  if (!deferral_->applied) return;
   const NoGrad no_grad;
-  for (const Arena& arena : arenas_) {
-    const Tensor& gradients = arena.gradients();
-    if (deferral_->applied) gradients.mul_(field(last_state_, offsetof(kernels::StepState, factor)).to(arena.dtype()));
-    if (options.clip_value > 0) gradients.copy_(clamp(gradients, -options.clip_value, options.clip_value));
-  }
-  if (deferral_->applied) field(last_state_, offsetof(kernels::StepState, factor)).fill_(1);
+  const Tensor factor = field(last_state_, offsetof(kernels::StepState, factor));
+  for (const Arena& arena : arenas_) arena.gradients().mul_(factor.to(arena.dtype()));
+  factor.fill_(1);
 }
 
 void Optimizer::step(const StepOptions& given) {
-  const bool deferred = std::exchange(deferral_->pending, false);
-  const StepOptions options = deferred ? deferral_->options : given;
+  deferral_->pending = false;
+  const StepOptions options = std::exchange(deferral_->options, std::nullopt).value_or(given);
   find_active();
-  const kernels::StepState* applied = std::exchange(deferral_->applied, nullptr);
-  const kernels::StepState* state = applied ? applied : prepare(options);
+  const kernels::StepState* state = prepare(options, std::exchange(deferral_->applied, nullptr));
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
     const Arena& arena = arenas_[a];
     Work& work = work_[a];

@@ -44,8 +44,8 @@ class Optimizer {
   /// One update; with a scaler none, if a gradient is not finite. Throws Error, before changing anything, when a
   /// parameter was unfrozen, moved or converted since: call `rebuild` then.
   void step(const StepOptions& options = {});
-  /// Leaves the options to the next `step()`, or to whoever reads a gradient before: that gets it averaged, unscaled
-  /// and clipped.
+  /// Leaves the options to the next `step()`. Who reads a gradient before gets it averaged and unscaled; it is clipped
+  /// by the step.
   void defer(const StepOptions& options);
   /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or
   /// `clip_norm`. Waits for the device.
@@ -106,7 +106,7 @@ class Optimizer {
   };
   class Deferral;
   void find_active();
-  kernels::StepState* prepare(const StepOptions& options);
+  kernels::StepState* prepare(const StepOptions& options, kernels::StepState* earlier);
   void make_twins();
   void apply_deferred();
 

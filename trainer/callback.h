@@ -66,6 +66,9 @@ class Callback {
   /// epoch's metrics are there.
   virtual bool monitors() const { return false; }
 
+  /// Of several ranks, whether only rank 0 calls it: one that writes files or text.
+  virtual bool rank_zero_only() const { return false; }
+
   /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Nothing is stored
   /// for an empty state.
   virtual std::string state_key() const { return {}; }

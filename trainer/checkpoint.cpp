@@ -17,7 +17,7 @@ namespace {
 
 constexpr int format_version = 1;
 constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.",
-                           generator_prefix = "generator.";
+                           generator_prefix = "generator.", scaler_prefix = "scaler.";
 
 // JSON has no NaN and no infinity.
 json number(double value) {
@@ -116,6 +116,7 @@ json to_json(const MetricLog::State& state) {
                        {"logger", m.logger},
                        {"on_step", m.on_step},
                        {"on_epoch", m.on_epoch},
+                       {"sync_dist", m.sync_dist},
                        {"reduce", static_cast<int>(m.reduce)},
                        {"fresh", m.fresh},
                        {"step_value", number(m.step_value)},
@@ -142,9 +143,9 @@ MetricLog::State to_logging(const json& j) {
   MetricLog::State state{{}, to_metrics(j.at("callback")), to_metrics(j.at("logged")), to_metrics(j.at("bar"))};
   for (const json& m : j.at("metrics"))
     state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"),
-                             m.at("on_epoch"), to_reduce(m.at("reduce")), m.at("fresh"), to_number(m.at("step_value")),
-                             to_number(m.at("step_weight")), to_reduction(m.at("window")),
-                             to_reduction(m.at("epoch"))});
+                             m.at("on_epoch"), m.value("sync_dist", false), to_reduce(m.at("reduce")), m.at("fresh"),
+                             to_number(m.at("step_value")), to_number(m.at("step_weight")),
+                             to_reduction(m.at("window")), to_reduction(m.at("epoch"))});
   return state;
 }
 
@@ -190,10 +191,13 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
 
 bool is_reserved(std::string_view name) {
   return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) ||
-         name.starts_with(generator_prefix);
+         name.starts_with(generator_prefix) || name.starts_with(scaler_prefix);
 }
 
 }  // namespace
+
+std::string to_text(const StateMap& state) { return to_json(state).dump(); }
+StateMap state_from(const std::string& text) { return to_state(json::parse(text)); }
 
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   std::vector<NamedTensor> tensors = c.model;
@@ -205,6 +209,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
       tensors.push_back({format("{}{}.{}", optimizer_prefix, i, entry.name), entry.tensor});
   for (const NamedTensor& entry : c.accumulation)
     tensors.push_back({std::string(accumulation_prefix) + entry.name, entry.tensor});
+  for (const NamedTensor& entry : c.scaler) tensors.push_back({std::string(scaler_prefix) + entry.name, entry.tensor});
   const Tensor generator = empty({2}, {.dtype = DType::i64});
   generator.data<std::int64_t>()[0] = std::bit_cast<std::int64_t>(c.generator.seed());
   generator.data<std::int64_t>()[1] = std::bit_cast<std::int64_t>(c.generator.offset());
@@ -214,6 +219,7 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
          {"epoch", c.counters.epoch.completed},
          {"global_step", c.counters.global_step},
          {"seed", c.seed},
+         {"ranks", c.ranks},
          {"loops", to_json(c.counters)},
          {"loader", {{"size", c.loader.size}, {"batch_size", c.loader.batch_size}, {"seed", c.loader.seed}}},
          {"logging", to_json(c.logging)},
@@ -241,6 +247,7 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     const int version = j.at("format_version");
     check(version == format_version, "its format version is {}, this library reads {}", version, format_version);
     c.seed = j.at("seed");
+    c.ranks = j.value("ranks", 1);
     c.counters = to_counters(j.at("loops"));
     const json& loader = j.at("loader");
     c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed")};
@@ -260,6 +267,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
       if (name.starts_with(generator_prefix)) continue;
       if (name.starts_with(accumulation_prefix)) {
         c.accumulation.push_back({std::string(name.substr(accumulation_prefix.size())), entry.tensor});
+      } else if (name.starts_with(scaler_prefix)) {
+        c.scaler.push_back({std::string(name.substr(scaler_prefix.size())), entry.tensor});
       } else if (name.starts_with(optimizer_prefix)) {
         const std::string_view rest = name.substr(optimizer_prefix.size());
         const std::size_t dot = rest.find('.');

@@ -5,6 +5,7 @@
 //   optimizer.0.<state>.<parameter>  the optimizer's state
 //   accumulation.<parameter>         gradients, in the middle of an accumulation window
 //   generator.train                  seed and offset, as i64
+//   scaler.<name>                    the loss scale and its counts
 //
 // The rest is JSON in the file's metadata, key "anneal".
 #pragma once
@@ -38,11 +39,12 @@ struct Checkpoint {
     std::uint64_t seed = 0;
   };
 
-  StateDict model, accumulation;
+  StateDict model, accumulation, scaler;
   std::vector<Optimizer> optimizers;
   Generator generator;
   std::uint64_t seed = 0;
   Counters counters;
+  int ranks = 1;  ///< that trained together
   Loader loader;
   MetricLog::State logging;
   std::map<std::string, StateMap> callbacks;
@@ -51,6 +53,9 @@ struct Checkpoint {
 };
 
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);
+/// A callback's state as text, and back: how ranks tell it each other.
+std::string to_text(const StateMap& state);
+StateMap state_from(const std::string& text);
 /// Throws Error, which names the file and what is wrong, for one that is missing, damaged or not a checkpoint.
 Checkpoint load_checkpoint(const std::filesystem::path& path);
 

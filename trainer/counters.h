@@ -17,7 +17,7 @@ struct Counters {
   Progress batch;  // of the epoch
   std::int64_t total_batches = 0;
   std::int64_t global_step = 0;
-  std::int64_t window = 0;         // losses in the open accumulation window
+  double window = 0;               // losses in the open accumulation window; of ranks, their shares of them
   bool stepped = false;            // whether the last batch made an optimizer step
   std::int64_t checks = 0;         // validations within fit
   std::int64_t checked_at = 0;     // total_batches at the last one

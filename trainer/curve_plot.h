@@ -25,6 +25,7 @@ class CurvePlot final : public Callback {
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
   bool monitors() const override { return true; }
+  bool rank_zero_only() const override { return true; }
   std::string state_key() const override { return "CurvePlot " + options_.path.string(); }
   StateMap state() const override;
   void load_state(const StateMap& state) override;

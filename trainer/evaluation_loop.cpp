@@ -95,13 +95,19 @@ MetricMap evaluate(TrainerState& s, Loop loop, Purpose purpose, const DataLoader
     call(s, hooks.start);
     call(s, hooks.epoch_start);
     BatchIterator it = loader.begin(s.counters.epoch.completed, 0);
+    Batch placed;
     for (std::int64_t i = 0; i < batches; ++i) {
       if (i > 0) ++it;
+      if (it->empty() && s.world) continue;  // this rank's share of the last one
+      const Batch& batch = s.place(*it, placed);
       StepContext step(s.trainer, i);
-      s.log.begin_batch(*it);
-      call(s, hooks.batch_start, *it, step);
-      call(s, hooks.step, *it, step);
-      call(s, hooks.batch_end, *it, step);
+      s.log.begin_batch(batch);
+      call(s, hooks.batch_start, batch, step);
+      {
+        const Autocast autocast = s.autocast();
+        call(s, hooks.step, batch, step);
+      }
+      call(s, hooks.batch_end, batch, step);
       const std::int64_t x = evaluated + i + 1;
       if (purpose != Purpose::sanity_check && s.options.log_every_n_steps > 0 && x % s.options.log_every_n_steps == 0)
         s.write_row(s.log.evaluation_step_row(loop), x, false);

@@ -29,8 +29,10 @@ class FitLoop {
   void finish_batch();
   void run_check();
   void zero_grad();
-  void backward(const Tensor& loss);
+  void backward(const Tensor& loss, double weight);
+  bool reduce();
   void step();
+  void skip_step();
   void step_schedule(Interval interval, std::int64_t count);
 
   TrainerState& s_;

@@ -1,6 +1,8 @@
 #include "anneal/trainer/metric_log.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <sstream>
 #include <utility>
 
 #include "anneal/core/error.h"
@@ -20,15 +22,21 @@ Reduce parse_reduce(std::string_view name, std::string_view text) {
 }  // namespace
 
 void Reduction::add(Reduce reduce, double v, double by) {
+  merge(reduce, {reduce == Reduce::mean ? v * by : v, by, v, 1});
+}
+
+void Reduction::merge(Reduce reduce, const Reduction& other) {
+  if (other.count == 0) return;
+  const double v = other.total;
   switch (reduce) {
-    case Reduce::mean: total += v * by; break;
+    case Reduce::mean:
     case Reduce::sum: total += v; break;
     case Reduce::min: total = count == 0 || v < total || v != v ? v : total; break;
     case Reduce::max: total = count == 0 || v > total || v != v ? v : total; break;
   }
-  weight += by;
-  last = v;
-  ++count;
+  weight += other.weight;
+  last = other.last;
+  count += other.count;
 }
 
 double Reduction::value(Reduce reduce) const {
@@ -85,14 +93,25 @@ MetricLog::Metric& MetricLog::find_or_add(std::string_view name, const LogOption
     Metric& metric = metrics_[at];
     if (metric.hook != point_ || metric.name != name) continue;
     check(metric.prog_bar == options.prog_bar && metric.logger == options.logger && metric.on_step == on_step &&
-              metric.on_epoch == on_epoch && metric.reduce == reduce,
+              metric.on_epoch == on_epoch && metric.sync_dist == options.sync_dist && metric.reduce == reduce,
           "log: {} was logged in {} before, with other options", name, info(point_).name);
     cursor_ = at + 1 < n ? at + 1 : 0;
     return metric;
   }
   cursor_ = 0;
-  return add(
-      {std::string(name), point_, options.prog_bar, options.logger, on_step, on_epoch, reduce, false, 0, 1, {}, {}});
+  return add({std::string(name),
+              point_,
+              options.prog_bar,
+              options.logger,
+              on_step,
+              on_epoch,
+              options.sync_dist,
+              reduce,
+              false,
+              0,
+              1,
+              {},
+              {}});
 }
 
 MetricLog::Metric& MetricLog::add(Saved metric) {
@@ -120,10 +139,32 @@ void MetricLog::end_window() {
   for (Metric& m : metrics_) m.window = {};
 }
 
+void MetricLog::exchange(Loop loop) {
+  std::ostringstream mine;
+  mine << std::hexfloat;
+  for (const Metric& m : metrics_)
+    if (m.sync_dist && m.epoch.count > 0 && info(m.hook).loop == loop)
+      mine << m.epoch_name << '\n'
+           << m.epoch.total << ' ' << m.epoch.weight << ' ' << m.epoch.last << ' ' << m.epoch.count << '\n';
+  for (Metric& m : metrics_) m.of_all_ranks = {};
+  for (const std::string& theirs : exchange_(mine.str())) {
+    std::istringstream lines(theirs);
+    for (std::string name, numbers; std::getline(lines, name) && std::getline(lines, numbers);) {
+      Reduction r;
+      char* at = numbers.data();
+      for (double* part : {&r.total, &r.weight, &r.last}) *part = std::strtod(at, &at);
+      r.count = std::strtoll(at, &at, 10);
+      for (Metric& m : metrics_)
+        if (m.sync_dist && m.epoch_name == name && info(m.hook).loop == loop) m.of_all_ranks.merge(m.reduce, r);
+    }
+  }
+}
+
 void MetricLog::publish_epoch(Loop loop) {
+  if (exchange_) exchange(loop);
   for (Metric& m : metrics_) {
     if (info(m.hook).loop != loop || m.epoch.count == 0) continue;
-    const double value = m.epoch.value(m.reduce);
+    const double value = m.shown().value(m.reduce);
     if (m.on_step) callback_.set(m.name, value, m.hints[0]);
     callback_.set(m.epoch_name, value, m.hints[4]);
     if (m.logger) logged_.set(m.epoch_name, value, m.hints[2]);
@@ -134,7 +175,7 @@ void MetricLog::publish_epoch(Loop loop) {
 void MetricLog::end_epoch(Loop loop) {
   for (Metric& m : metrics_)
     if (info(m.hook).loop == loop) {
-      m.epoch = {};
+      m.epoch = m.of_all_ranks = {};
       m.fresh = false;
     }
 }
@@ -167,7 +208,7 @@ MetricMap MetricLog::epoch_values(Loop loop, bool for_logger) const {
   MetricMap row;
   for (const Metric& m : metrics_)
     if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop)
-      row.set(m.epoch_name, m.epoch.value(m.reduce));
+      row.set(m.epoch_name, m.shown().value(m.reduce));
   return row;
 }
 

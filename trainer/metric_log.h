@@ -25,6 +25,8 @@ struct Reduction {
 
   void add(Reduce reduce, double value, double by);
   double value(Reduce reduce) const;
+  /// Takes in what another rank has reduced.
+  void merge(Reduce reduce, const Reduction& other);
 };
 
 /// The metrics of a Trainer. A metric is known by its hook and its name from the first time it is logged; from then on
@@ -33,6 +35,11 @@ class MetricLog {
  public:
   /// `warn` is called for a batch whose tensors disagree about the number of samples.
   explicit MetricLog(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
+
+  /// How ranks tell each other what they logged: all ranks' texts, in order, for this one's. Called by publish_epoch.
+  void set_exchange(std::function<std::vector<std::string>(const std::string&)> exchange) {
+    exchange_ = std::move(exchange);
+  }
 
   /// The hook that is running; returns the one before.
   HookPoint enter(HookPoint point);
@@ -46,7 +53,7 @@ class MetricLog {
   void end_train_batch();
   void end_evaluation_batch() { has_batch_ = false; }
   void end_window();
-  /// Epoch values so far: into the maps.
+  /// Epoch values so far: into the maps; those with sync_dist, of all ranks.
   void publish_epoch(Loop loop);
   /// Forgets them: the next epoch begins.
   void end_epoch(Loop loop);
@@ -69,7 +76,7 @@ class MetricLog {
   struct Saved {
     std::string name;
     HookPoint hook;
-    bool prog_bar, logger, on_step, on_epoch;
+    bool prog_bar, logger, on_step, on_epoch, sync_dist;
     Reduce reduce;
     bool fresh;
     double step_value, step_weight;
@@ -86,11 +93,15 @@ class MetricLog {
   struct Metric : Saved {
     std::string step_name, epoch_name;
     std::array<std::size_t, 6> hints{};
+    Reduction of_all_ranks{};
+    const Reduction& shown() const { return of_all_ranks.count > 0 ? of_all_ranks : epoch; }
   };
+  void exchange(Loop loop);
   Metric& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
   Metric& add(Saved metric);
 
   std::function<void(const std::string&)> warn_;
+  std::function<std::vector<std::string>(const std::string&)> exchange_;
   std::vector<Metric> metrics_;  // in the order of their first logging
   std::size_t cursor_ = 0;       // where the next one is expected
   HookPoint point_ = HookPoint::none;

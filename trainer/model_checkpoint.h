@@ -50,6 +50,7 @@ class ModelCheckpoint final : public Callback {
   void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   bool monitors() const override { return true; }
+  bool rank_zero_only() const override { return true; }
   std::string state_key() const override;
   StateMap state() const override;
   void load_state(const StateMap& state) override;

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "anneal/core/device.h"
 #include "anneal/core/error.h"
+#include "anneal/trainer/precision.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -43,6 +45,22 @@ std::int64_t limited_batches(std::string_view option, const Amount& limit, std::
 }
 
 TrainerOptions resolve(TrainerOptions o) {
+  check<ConfigError>(
+      o.accelerator == "auto" || o.accelerator == "cpu" || o.accelerator == "gpu" || o.accelerator == "cuda",
+      "accelerator: expected auto, cpu, gpu or cuda, got \"{}\"", o.accelerator);
+  if (o.accelerator == "gpu") o.accelerator = "cuda";
+  if (o.accelerator == "auto") o.accelerator = device_count(DeviceKind::cuda) > 0 ? "cuda" : "cpu";
+  Device::parse(o.accelerator);
+  check_least("devices", o.devices, 0, " (0: what a launcher says, else 1)");
+  if (o.accelerator == "cuda")
+    check<ConfigError>(o.devices <= device_count(DeviceKind::cuda), "devices: this machine has {} GPUs, got {}",
+                       device_count(DeviceKind::cuda), o.devices);
+  check<ConfigError>(Precision::parse(o.precision).scaled || !o.grad_scaler,
+                     "grad_scaler: expected with precision 16-mixed alone, got it with {}", o.precision);
+  check<ConfigError>(o.failure_timeout >= 0, "failure_timeout: expected at least 0 seconds, got {}", o.failure_timeout);
+  check<ConfigError>(o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", o.gradient_clip_val);
+  check<ConfigError>(o.gradient_clip_algorithm == "norm" || o.gradient_clip_algorithm == "value",
+                     "gradient_clip_algorithm: expected norm or value, got \"{}\"", o.gradient_clip_algorithm);
   if (o.max_epochs) check_least("max_epochs", *o.max_epochs, -1, " (-1: no limit)");
   check_least("max_steps", o.max_steps, -1, " (-1: no limit)");
   if (o.min_epochs) check_least("min_epochs", *o.min_epochs, 0);

@@ -7,10 +7,12 @@
 #include <functional>
 #include <optional>
 #include <ostream>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
+#include "anneal/optim/grad_scaler.h"
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/logger.h"
 
@@ -41,6 +43,14 @@ class Amount {
 
 /// `Trainer trainer({.max_epochs = 5, .log_every_n_steps = 10});`
 struct TrainerOptions {
+  std::string accelerator = "auto";  ///< cpu; gpu or cuda; auto: a GPU if there is one, else the CPU
+  int devices = 0;  ///< ranks on this machine, one for each GPU; 0: those that a launcher started, else 1
+  /// 32-true (tensors as they are), 64-true, 16-true, bf16-true (tensors converted), 16-mixed, bf16-mixed (autocast.h).
+  std::string precision = "32-true";
+  std::optional<optim::GradScalerOptions> grad_scaler = {};  ///< of 16-mixed, which scales the loss in any case
+  bool use_distributed_sampler = true;  ///< each rank gets its share of a loader (DataLoader::shard)
+  double failure_timeout = 10;          ///< seconds after which a silent rank ends the job; 0: never
+
   std::optional<std::int64_t> max_epochs = {};  ///< -1: no limit. Unset: 1000, or no limit if max_steps is set
   std::optional<std::int64_t> min_epochs = {};  ///< a request to stop waits for them
   std::int64_t max_steps = -1;                  ///< optimizer steps; -1: no limit
@@ -56,7 +66,9 @@ struct TrainerOptions {
   std::int64_t num_sanity_val_steps = 2;                    ///< validation batches before training; -1: all
   std::int64_t log_every_n_steps = 50;                      ///< rows of step metrics; 0: none
   std::int64_t accumulate_grad_batches = 1;                 ///< batches whose gradients make one optimizer step
-  bool detect_anomaly = false;                              ///< the first NaN or infinity throws with its op. Slow
+  double gradient_clip_val = 0;                  ///< largest norm of all gradients, or magnitude; 0: no limit
+  std::string gradient_clip_algorithm = "norm";  ///< norm or value
+  bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
 
   LoggerOption logger = true;
   std::vector<Shared<Callback>> callbacks = {};

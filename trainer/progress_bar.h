@@ -32,6 +32,7 @@ class ProgressBar final : public Callback {
   void on_exception(Trainer& trainer, TrainingModule& module, const std::exception_ptr& error) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   bool monitors() const override { return true; }
+  bool rank_zero_only() const override { return true; }
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -9,7 +9,7 @@ inline namespace v0 {
 namespace {
 
 Checkpoint::Loader describe(const DataLoader& loader) {
-  return {loader.size(), loader.options().batch_size, loader.options().seed};
+  return {loader.size(), loader.global_batch_size(0), loader.options().seed};
 }
 
 bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
@@ -55,7 +55,8 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
     Leaf* leaf = it == parameters.end() ? nullptr : leaf_of(it->tensor);
     check(leaf && it->tensor.shape() == gradient.tensor.shape(), "resume: the gradient {} {} does not fit the module",
           gradient.name, gradient.tensor.shape());
-    if (!leaf->slot.defined()) leaf->slot = empty(it->tensor.shape(), {.dtype = it->tensor.dtype()});
+    if (!leaf->slot.defined())
+      leaf->slot = empty(it->tensor.shape(), {.dtype = it->tensor.dtype(), .device = it->tensor.device()});
     leaf->slot.copy_(gradient.tensor);
     leaf->touched = true;
   }
@@ -77,8 +78,10 @@ Checkpoint take_snapshot(TrainerState& s) {
     o.base_lr = s.base_lr;
     o.schedule_steps = s.scheduler ? s.scheduler->steps() : 0;
   }
+  if (s.scaler) c.scaler = s.scaler->state_dict();
   c.generator = s.generator;
   c.seed = s.seed;
+  c.ranks = s.ranks();
   c.counters = s.counters;
   c.loader = describe(*s.train);
   c.logging = s.log.state();
@@ -89,7 +92,9 @@ Checkpoint take_snapshot(TrainerState& s) {
   return c;
 }
 
-std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& resume) {
+namespace {
+
+std::optional<Checkpoint> find_here(TrainerState& s, const std::string& resume) {
   std::vector<std::filesystem::path> candidates;
   if (resume == "last" || resume == "best") {
     for (const Shared<Callback>& callback : s.callbacks)
@@ -115,6 +120,17 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& re
   return std::nullopt;
 }
 
+}  // namespace
+
+std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& resume) {
+  if (!s.world) return find_here(s, resume);
+  std::optional<Checkpoint> found;
+  if (s.rank() == 0) found = find_here(s, resume);
+  s.resumed_from = s.from_rank_zero("trainer/resume", s.resumed_from.string());
+  if (s.rank() > 0 && !s.resumed_from.empty()) found = load_checkpoint(s.resumed_from);
+  return found;
+}
+
 void restore_loggers(TrainerState& s, const Checkpoint& c) {
   for (std::size_t i = 0; i < std::min(s.loggers.size(), c.loggers.size()); ++i) s.loggers[i]->load_state(c.loggers[i]);
 }
@@ -138,6 +154,11 @@ void restore_progress(TrainerState& s, const Checkpoint& c) {
     s.console.warn(
         "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");
   restore_optimizer(s, c);
+  if (s.scaler && !c.scaler.empty()) s.scaler->load_state_dict(c.scaler);
+  check(c.counters.window == 0 || (!s.world && c.ranks == 1),
+        "resume: the checkpoint was made within an accumulation window; that goes on only from one rank on one, got {} "
+        "on {}",
+        c.ranks, s.ranks());
   s.counters = c.counters;
   // What was begun and not ended is done again.
   Progress& epoch = s.counters.epoch;

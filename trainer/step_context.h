@@ -20,6 +20,8 @@ struct LogOptions {
   std::optional<bool> on_step = {};
   std::optional<bool> on_epoch = {};
   std::string_view reduce = "mean";  ///< over the epoch (and an accumulation window): mean, sum, min, max
+  /// Of several ranks: reduces the epoch's value over all of them; else each keeps its own, and rank 0's is written.
+  bool sync_dist = false;
   /// The value's weight in a mean. Default: the first dimension of the batch's first tensor.
   std::optional<std::int64_t> batch_size = {};
 };

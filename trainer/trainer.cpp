@@ -46,6 +46,7 @@ std::vector<Shared<Callback>> complete_callbacks(const TrainerOptions& o) {
 
 void make_optimizer(TrainerState& s) {
   s.scheduler.reset();
+  s.scaler.reset();
   s.base_lr.clear();
   s.optimizer = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
   check<ConfigError>(s.optimizer.frequency >= 1, "frequency: expected at least 1, got {}", s.optimizer.frequency);
@@ -57,6 +58,26 @@ void make_optimizer(TrainerState& s) {
   optim::Optimizer& optimizer = *s.optimizer.optimizer;
   for (std::size_t g = 0; g < optimizer.groups(); ++g) s.base_lr.push_back(optimizer.lr(g));
   if (s.optimizer.schedule) s.scheduler.emplace(optimizer, s.optimizer.schedule);
+  if (s.precision.autocast) optimizer.keep_twins(*s.precision.autocast);
+  if (s.precision.scaled) s.scaler.emplace(s.options.grad_scaler.value_or(optim::GradScalerOptions{}));
+}
+
+// All ranks start from rank 0's weights; it is an error if their models differ in more than those.
+void join_ranks(TrainerState& s) {
+  if (!s.world) return;
+  s.make_reducer();
+  dist::broadcast(s.world->group(), s.module->parameters());
+  dist::broadcast(s.world->group(), s.module->buffers());
+}
+
+// What rank 0's callbacks have learnt, such as which checkpoint is the best, for those that only it called.
+void share_callbacks(TrainerState& s) {
+  if (!s.world) return;
+  for (const Shared<Callback>& callback : s.rank() == 0 ? s.callbacks : s.quiet_callbacks) {
+    if (!callback->rank_zero_only()) continue;
+    const std::string state = s.from_rank_zero("trainer/callback", to_text(callback->state()));
+    if (s.rank() > 0) callback->load_state(state_from(state));
+  }
 }
 
 void resolve_limits(TrainerState& s) {
@@ -90,6 +111,24 @@ void finalize_loggers(TrainerState& s, std::string_view status) {
     } catch (const std::exception& error) { s.console.warn(std::string("a logger failed: ") + error.what()); }
 }
 
+// An error ends the job on all ranks: the first one to fail says why.
+void tell_ranks(TrainerState& s, const std::exception_ptr& error) {
+  if (s.world) try {
+      std::rethrow_exception(error);
+    } catch (const std::exception& e) { s.world->store().fail(e.what()); } catch (...) {
+      s.world->store().fail("an exception of an unknown type");
+    }
+}
+template <class F>
+auto telling_ranks(TrainerState& s, F&& f) {
+  try {
+    return f();
+  } catch (...) {
+    tell_ranks(s, std::current_exception());
+    throw;
+  }
+}
+
 // What surrounds every run: hooks, generators and modes, and the way out by an exception.
 template <class F>
 void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
@@ -103,11 +142,15 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     }
   } const attached{s};
   s.attach(&module);
+  s.skips_in_a_row = 0;
+  s.stop_agreed = false;
   const GeneratorScope random(s.generator);
   const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
   try {
     s.call(HookPoint::setup, &C::setup, &M::setup, stage);
+    s.place_module();
     body();
+    if (s.world) s.world->group().barrier();
     s.call(HookPoint::teardown, &C::teardown, &M::teardown, stage);
   } catch (...) {
     // What fails on the way out must not hide the first error.
@@ -119,6 +162,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
       }
     };
     const std::exception_ptr error = std::current_exception();
+    tell_ranks(s, error);
     for (const Shared<Callback>& callback : s.callbacks)
       quietly([&] {
         const TrainerState::At at(s, HookPoint::on_exception);
@@ -130,6 +174,62 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     throw;
   }
   finalize_loggers(s, "success");
+}
+
+FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const DataLoader* val,
+                       const FitOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const DataLoader train_share = s.share_of(train);
+  std::optional<DataLoader> val_share;
+  if (val) val_share.emplace(s.share_of(*val));
+  s.train = &train_share;
+  s.val = val ? &*val_share : nullptr;
+  s.counters = {};
+  s.generator = Generator(s.seed);
+  s.stop_requested = false;
+  s.resumed_from.clear();
+  s.log.clear();
+  resolve_limits(s);
+  std::optional<Checkpoint> resumed;
+  if (!options.resume.empty()) resumed = find_checkpoint(s, options.resume);
+  if (resumed) {
+    check_limits(s, *resumed);
+    restore_loggers(s, *resumed);
+  }
+
+  StopReason reason{};
+  run(s, Stage::fit, module, [&] {
+    if (resumed) restore_model(s, *resumed);
+    make_optimizer(s);
+    join_ranks(s);
+    s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
+    FitLoop loop(s);
+    if (resumed) {
+      restore_progress(s, *resumed);
+      resumed.reset();
+    } else if (s.train_batches > 0) {
+      loop.sanity_check();
+    }
+    reason = loop.run();
+    s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
+    share_callbacks(s);
+  });
+  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+  return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
+}
+
+MetricMap evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const DataLoader& loader) {
+  s.train = s.val = nullptr;
+  const bool validates = stage == Stage::validate;
+  const DataLoader share = s.share_of(loader);
+  const std::int64_t batches = validates
+                                   ? limited_batches("limit_val_batches", s.options.limit_val_batches, share.size())
+                                   : limited_batches("limit_test_batches", s.options.limit_test_batches, share.size());
+  (validates ? s.val_batches : s.test_batches) = batches;
+  MetricMap metrics;
+  run(s, stage, module,
+      [&] { metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, share, batches); });
+  return metrics;
 }
 
 void print_metrics(Console& console, Stage stage, const MetricMap& metrics) {
@@ -155,8 +255,16 @@ Trainer::Trainer(TrainerOptions options) {
   state_ = std::make_unique<TrainerState>(*this, std::move(options));
   TrainerState& s = *state_;
   s.callbacks = complete_callbacks(s.options);
-  s.loggers = s.options.logger.loggers();
-  if (s.options.logger.standard()) s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
+  if (s.rank() > 0) {
+    const auto quiet = std::stable_partition(s.callbacks.begin(), s.callbacks.end(),
+                                             [](const auto& callback) { return !callback->rank_zero_only(); });
+    s.quiet_callbacks.assign(quiet, s.callbacks.end());
+    s.callbacks.erase(quiet, s.callbacks.end());
+  } else {
+    s.loggers = s.options.logger.loggers();
+  }
+  if (s.options.logger.standard() && s.rank() == 0)
+    s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
   if (epochs_unset)
     s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
   if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
@@ -168,39 +276,7 @@ FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, cons
                            const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
-  const auto start = std::chrono::steady_clock::now();
-  s.train = &train;
-  s.val = val;
-  s.counters = {};
-  s.generator = Generator(s.seed);
-  s.stop_requested = false;
-  s.resumed_from.clear();
-  s.log.clear();
-  resolve_limits(s);
-  std::optional<Checkpoint> resumed;
-  if (!options.resume.empty()) resumed = find_checkpoint(s, options.resume);
-  if (resumed) {
-    check_limits(s, *resumed);
-    restore_loggers(s, *resumed);
-  }
-
-  StopReason reason{};
-  run(s, Stage::fit, module, [&] {
-    if (resumed) restore_model(s, *resumed);
-    make_optimizer(s);
-    s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
-    FitLoop loop(s);
-    if (resumed) {
-      restore_progress(s, *resumed);
-      resumed.reset();
-    } else if (s.train_batches > 0) {
-      loop.sanity_check();
-    }
-    reason = loop.run();
-    s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
-  });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
+  return telling_ranks(s, [&] { return train_module(s, module, train, val, options); });
 }
 
 std::vector<MetricMap> Trainer::validate(TrainingModule& module, const DataLoader& loader,
@@ -215,15 +291,7 @@ std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& modu
                                                const EvaluateOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "{}: this Trainer is in a run already", stage == Stage::validate ? "validate" : "test");
-  s.train = s.val = nullptr;
-  const bool validates = stage == Stage::validate;
-  const std::int64_t batches = validates
-                                   ? limited_batches("limit_val_batches", s.options.limit_val_batches, loader.size())
-                                   : limited_batches("limit_test_batches", s.options.limit_test_batches, loader.size());
-  (validates ? s.val_batches : s.test_batches) = batches;
-  MetricMap metrics;
-  run(s, stage, module,
-      [&] { metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loader, batches); });
+  MetricMap metrics = telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loader); });
   if (options.verbose) print_metrics(s.console, stage, metrics);
   return {std::move(metrics)};
 }
@@ -245,7 +313,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) {
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
         "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
         info(point).name);
-  anneal::save_checkpoint(path, take_snapshot(*state_));
+  if (is_global_zero()) anneal::save_checkpoint(path, take_snapshot(*state_));
 }
 
 void Trainer::print(std::string_view line) { state_->console.print(line); }
@@ -255,6 +323,7 @@ const TrainerOptions& Trainer::options() const { return state_->options; }
 Stage Trainer::stage() const { return state_->stage; }
 std::int64_t Trainer::current_epoch() const { return state_->counters.epoch.completed; }
 std::int64_t Trainer::global_step() const { return state_->counters.global_step; }
+std::int64_t Trainer::skipped_steps() const { return state_->scaler ? state_->scaler->skipped_steps() : 0; }
 std::int64_t Trainer::batch_idx() const { return state_->counters.batch.ready - 1; }
 std::int64_t Trainer::total_batch_idx() const {
   const Counters& c = state_->counters;
@@ -276,6 +345,12 @@ std::int64_t Trainer::estimated_stepping_batches() const {
   const std::int64_t steps = (state_->train_batches + k - 1) / k * std::max<std::int64_t>(*o.max_epochs, 1);
   return o.max_steps == -1 ? steps : std::min(steps, o.max_steps);
 }
+
+int Trainer::world_size() const { return state_->ranks(); }
+int Trainer::global_rank() const { return state_->rank(); }
+int Trainer::local_rank() const { return state_->world ? state_->world->local_rank() : 0; }
+bool Trainer::is_global_zero() const { return global_rank() == 0; }
+Device Trainer::device() const { return state_->device; }
 
 const MetricMap& Trainer::callback_metrics() const { return state_->log.callback_metrics(); }
 const MetricMap& Trainer::logged_metrics() const { return state_->log.logged_metrics(); }

@@ -106,6 +106,8 @@ class Trainer {
   std::int64_t current_epoch() const;
   /// Optimizer steps.
   std::int64_t global_step() const;
+  /// Those that the loss scaler skipped, which count as no step. Waits for the device.
+  std::int64_t skipped_steps() const;
   /// Of the running batch: its number in the epoch and over the run, and whether it is the epoch's last.
   std::int64_t batch_idx() const;
   std::int64_t total_batch_idx() const;
@@ -119,6 +121,15 @@ class Trainer {
   std::int64_t num_checks() const;
   /// The optimizer steps that a fit makes by its limits; -1: no limit.
   std::int64_t estimated_stepping_batches() const;
+
+  /// The ranks that train together (options().devices, or a launcher's), and this one's number among them all and on
+  /// its machine. Only rank 0 writes text, logs and checkpoints.
+  int world_size() const;
+  int global_rank() const;
+  int local_rank() const;
+  bool is_global_zero() const;
+  /// Where modules and batches are put.
+  Device device() const;
 
   /// The newest value of every metric; of those for loggers; of those for the progress bar.
   const MetricMap& callback_metrics() const;

@@ -1,14 +1,36 @@
 #include "anneal/trainer/trainer_state.h"
 
+#include <cmath>
 #include <random>
+#include <string>
 
 namespace anneal {
 inline namespace v0 {
 namespace {
 
+// For what another rank does meanwhile, such as writing a checkpoint: one that is dead is noticed long before.
+constexpr std::chrono::hours patience{1};
+
 std::uint64_t random_seed() {
   std::random_device device;
   return (std::uint64_t{device()} << 32) | device();
+}
+
+std::shared_ptr<dist::World> join(const TrainerOptions& o) {
+  return dist::World::join({.local_ranks = o.devices,
+                            .gpu = o.accelerator == "cuda",
+                            .failure_timeout = std::chrono::milliseconds(std::llround(o.failure_timeout * 1000))});
+}
+
+Device device_of(const TrainerOptions& o, const dist::World* world) {
+  if (o.accelerator == "cpu") return {};
+  return {DeviceKind::cuda, static_cast<std::int8_t>(world ? world->local_rank() : 0)};
+}
+
+// Only rank 0 writes.
+std::function<void(std::string_view)> sink_of(const TrainerOptions& o, const dist::World* world) {
+  if (world && world->rank() > 0) return [](std::string_view) {};
+  return o.sink;
 }
 
 }  // namespace
@@ -16,10 +38,61 @@ std::uint64_t random_seed() {
 TrainerState::TrainerState(Trainer& of, TrainerOptions given)
     : trainer(of),
       options(resolve(std::move(given))),
-      console(options.sink),
-      seed(options.seed ? *options.seed : random_seed()),
+      precision(Precision::parse(options.precision)),
+      world(join(options)),
+      device(device_of(options, world.get())),
+      console(sink_of(options, world.get())),
+      seed(std::stoull(from_rank_zero("trainer/seed", std::to_string(options.seed ? *options.seed : random_seed())))),
       log([this](const std::string& text) { console.warn(text); }),
-      generator(seed) {}
+      generator(seed) {
+  if (world)
+    log.set_exchange(
+        [this](const std::string& mine) { return world->store().exchange("trainer/log", mine, patience); });
+}
+
+std::string TrainerState::from_rank_zero(const std::string& name, const std::string& text) const {
+  return world ? world->store().exchange(name, text, patience)[0] : text;
+}
+
+void TrainerState::agree_on_stop() {
+  if (!world || stop_agreed) return;
+  const Tensor request = scalar(stop_requested ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
+  world->group().all_reduce(request, ReduceOp::max);
+  if (request.item() > 0) set_stop_agreed();
+}
+
+DataLoader TrainerState::share_of(const DataLoader& loader) const {
+  return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
+}
+
+double TrainerState::weight_of(const Batch& batch) const {
+  if (!world) return 1;
+  if (!options.use_distributed_sampler) return 1.0 / ranks();
+  return static_cast<double>(batch.size()) / static_cast<double>(train->global_batch_size(counters.batch.ready));
+}
+
+void TrainerState::make_reducer() {
+  if (!world || !optimizer.optimizer) return reducer.reset();
+  const std::span<const optim::Arena> arenas = optimizer.optimizer->arenas();
+  reducer.emplace(world->group(), arenas);
+  dist::check_same(world->group(), arenas, reducer->buckets());
+}
+
+void TrainerState::seed_batch() {
+  if (!world) return;
+  const std::uint64_t own = seed + 0xbf58476d1ce4e5b9 * static_cast<std::uint64_t>(rank() + 1);
+  generator = epoch_generator(own, counters.epoch.completed, counters.batch.ready);
+}
+
+void TrainerState::place_module() {
+  if (precision.parameters) module->to(*precision.parameters);
+  if (device != Device{}) module->to(device);
+}
+
+const Batch& TrainerState::place(const Batch& batch, Batch& kept) const {
+  if (device == Device{} && !precision.parameters) return batch;
+  return kept = precision.prepare(batch, device);
+}
 
 void TrainerState::attach(TrainingModule* to) {
   if (module) module->trainer_ = nullptr;

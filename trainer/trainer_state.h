@@ -7,10 +7,13 @@
 #include <utility>
 #include <vector>
 
+#include "anneal/dist/reducer.h"
+#include "anneal/dist/world.h"
 #include "anneal/optim/schedule.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/counters.h"
 #include "anneal/trainer/metric_log.h"
+#include "anneal/trainer/precision.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -21,8 +24,12 @@ struct TrainerState {
 
   Trainer& trainer;
   const TrainerOptions options;
+  const Precision precision;
+  const std::shared_ptr<dist::World> world;  ///< null: this process is alone
+  const Device device;
   Console console;
   std::vector<Shared<Callback>> callbacks;
+  std::vector<Shared<Callback>> quiet_callbacks;  ///< those that only rank 0 calls, on other ranks
   std::vector<Shared<Logger>> loggers;
   std::uint64_t seed;
 
@@ -37,10 +44,41 @@ struct TrainerState {
   OptimizerConfig optimizer;
   std::vector<double> base_lr;
   std::optional<optim::LRScheduler> scheduler;
+  std::optional<optim::GradScaler> scaler;
+  std::optional<dist::Reducer> reducer;
+  int skips_in_a_row = 0;    ///< of steps, by the scaler
+  bool stop_agreed = false;  ///< by all ranks
   const DataLoader* train = nullptr;
   const DataLoader* val = nullptr;
   std::int64_t train_batches = 0, val_batches = 0, test_batches = 0;
   std::filesystem::path resumed_from;
+
+  int rank() const { return world ? world->rank() : 0; }
+  int ranks() const { return world ? world->size() : 1; }
+  /// Whether training is to end: with several ranks only what all of them know of.
+  bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
+  /// Makes what one rank asked for known to all; they all call it.
+  void agree_on_stop();
+  void set_stop_agreed() { stop_requested = stop_agreed = true; }
+
+  /// The text of rank 0, on all ranks; they all call it. Without other ranks, the text.
+  std::string from_rank_zero(const std::string& name, const std::string& text) const;
+
+  /// This rank's share of a loader, or all of it.
+  DataLoader share_of(const DataLoader& loader) const;
+  /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty.
+  double weight_of(const Batch& batch) const;
+  /// What sums gradients over the ranks, for the optimizer's arenas as they are now; they all call it.
+  void make_reducer();
+  /// A training step's or an evaluation's ops are cast while it lives.
+  Autocast autocast() const { return Autocast(precision.autocast ? precision.autocast : autocast_dtype()); }
+  /// Of several ranks, each draws its own random numbers, in each batch from a stream of its own: a checkpoint needs to
+  /// know of none of them.
+  void seed_batch();
+  /// Puts the module where it is trained, in the precision's dtype.
+  void place_module();
+  /// A batch there; `kept` holds it if that takes a copy.
+  const Batch& place(const Batch& batch, Batch& kept) const;
 
   /// While it lives, a hook is running.
   class At {

@@ -10,6 +10,7 @@
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <stdexcept>
@@ -27,8 +28,12 @@ using std::chrono::steady_clock;
 
 constexpr const char* kFunction = "ANNEAL_TEST_RANK_FUNCTION";
 
-std::map<std::string, RankBody>& functions() {
-  static std::map<std::string, RankBody> all;
+struct Function {
+  std::function<int()> run;
+  bool joins_by_itself = false;
+};
+std::map<std::string, Function>& functions() {
+  static std::map<std::string, Function> all;
   return all;
 }
 
@@ -98,7 +103,20 @@ double time_scale() {
   return text ? std::max(1.0, std::atof(text)) : 1.0;
 }
 
-RankFunction::RankFunction(const std::string& name, RankBody body) { functions()[name] = body; }
+RankFunction::RankFunction(const std::string& name, RankBody body) {
+  functions()[name].run = [body] {
+    const dist::RankEnvironment env = dist::rank_environment().value();
+    dist::Store store({.host = env.master_addr,
+                       .port = env.master_port,
+                       .rank = env.rank,
+                       .world_size = env.world_size,
+                       .token = env.token,
+                       .failure_timeout = test_failure_timeout(),
+                       .rendezvous_timeout = scaled(std::chrono::seconds(10))});
+    return body(env, store);
+  };
+}
+RankFunction::RankFunction(const std::string& name, WorldBody body) { functions()[name] = {body, true}; }
 
 std::vector<int> RankResults::codes() const {
   std::vector<int> all;
@@ -111,7 +129,9 @@ RankResults spawn_ranks(int n, const std::string& function, const std::map<std::
   if (!functions().contains(function)) throw std::runtime_error("no rank function " + function);
   const auto start = steady_clock::now();
   const std::string token = dist::random_token();
-  const dist::StoreServer server({.world_size = n, .token = token, .failure_timeout = test_failure_timeout()});
+  const bool joins_by_itself = functions().at(function).joins_by_itself;
+  const milliseconds failure_timeout = joins_by_itself ? scaled(std::chrono::seconds(10)) : test_failure_timeout();
+  const dist::StoreServer server({.world_size = n, .token = token, .failure_timeout = failure_timeout});
   std::map<std::string, std::string> all = variables;
   all.insert({{kFunction, function},
               {"WORLD_SIZE", std::to_string(n)},
@@ -119,6 +139,7 @@ RankResults spawn_ranks(int n, const std::string& function, const std::map<std::
               {"MASTER_ADDR", "127.0.0.1"},
               {"MASTER_PORT", std::to_string(server.port())},
               {"ANNEAL_TOKEN", token}});
+  if (joins_by_itself) all.insert({"ANNEAL_LAUNCHED", "1"});  // rank 0 need not make a server
   std::vector<std::unique_ptr<Process>> processes;
   for (int rank = 0; rank < n; ++rank) {
     all["RANK"] = all["LOCAL_RANK"] = std::to_string(rank);
@@ -147,15 +168,7 @@ std::optional<int> run_as_rank() {
   const char* const name = std::getenv(kFunction);
   if (!name) return {};
   try {
-    const dist::RankEnvironment env = dist::rank_environment().value();
-    dist::Store store({.host = env.master_addr,
-                       .port = env.master_port,
-                       .rank = env.rank,
-                       .world_size = env.world_size,
-                       .token = env.token,
-                       .failure_timeout = test_failure_timeout(),
-                       .rendezvous_timeout = scaled(std::chrono::seconds(10))});
-    return functions().at(name)(env, store);
+    return functions().at(name).run();
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return 1;

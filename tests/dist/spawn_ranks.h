@@ -24,11 +24,15 @@ inline std::chrono::milliseconds test_failure_timeout() { return scaled(std::chr
 /// What a rank does; returns its exit code. An exception that leaves it goes to stderr, and the code is 1.
 using RankBody = int (*)(const dist::RankEnvironment&, dist::Store&);
 
+/// One that joins the others by itself (World::join), as a Trainer does; with the default failure time-out.
+using WorldBody = int (*)();
+
 /// Registers one: `const RankFunction kill_me("kill_me", [](const RankEnvironment&, Store&) { ... });` at the top of a
 /// test's source.
 class RankFunction {
  public:
   RankFunction(const std::string& name, RankBody body);
+  RankFunction(const std::string& name, WorldBody body);
 };
 
 struct RankResult {

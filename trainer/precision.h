@@ -1,0 +1,25 @@
+// What the names of precisions mean. Private.
+#pragma once
+
+#include <optional>
+#include <string_view>
+
+#include "anneal/core/autocast.h"
+#include "anneal/data/batch.h"
+
+namespace anneal {
+inline namespace v0 {
+
+struct Precision {
+  std::optional<DType> parameters;  ///< what the module's and the batches' floating tensors are converted to
+  std::optional<DType> autocast;    ///< what ops are cast to
+  bool scaled = false;              ///< whether the loss needs scaling
+
+  /// "32-true" leaves tensors as they are. Throws ConfigError, with the list, for an unknown name.
+  static Precision parse(std::string_view name);
+  /// The batch on a device, its floating tensors converted.
+  Batch prepare(const Batch& batch, Device device) const;
+};
+
+}  // namespace v0
+}  // namespace anneal

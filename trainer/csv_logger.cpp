@@ -1,12 +1,11 @@
 #include "anneal/trainer/csv_logger.h"
 
 #include <algorithm>
-#include <charconv>
-#include <cmath>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "anneal/core/error.h"
+#include "anneal/trainer/log_format.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -33,14 +32,6 @@ std::vector<std::string> cells_of(const std::string& line) {
   return cells;
 }
 
-std::string text_of(double value) {
-  char text[32];
-  const bool whole = std::abs(value) < 1e15 && value == std::floor(value) && !(value == 0 && std::signbit(value));
-  const auto end = whole ? std::to_chars(std::begin(text), std::end(text), static_cast<std::int64_t>(value))
-                         : std::to_chars(std::begin(text), std::end(text), value);
-  return {text, end.ptr};
-}
-
 }  // namespace
 
 void CsvLogger::log_metrics(const MetricMap& metrics, std::int64_t step) {
@@ -50,7 +41,8 @@ void CsvLogger::log_metrics(const MetricMap& metrics, std::int64_t step) {
     if (at == columns.end() || *at != key) columns.insert(at, key);
   };
   need("step");
-  for (const auto& [key, value] : metrics) need(key);
+  const MetricMap row = prefixed(options_.prefix, metrics);
+  for (const auto& [key, value] : row) need(key);
   if (columns != columns_) {
     save();
     rewrite(columns, rows_);
@@ -60,10 +52,15 @@ void CsvLogger::log_metrics(const MetricMap& metrics, std::int64_t step) {
   for (const std::string& column : columns_) {
     if (!line.empty() || &column != &columns_.front()) line += ',';
     if (column == "step") line += std::to_string(step);
-    else if (const double* value = metrics.find(column)) line += text_of(*value);
+    else if (const double* value = row.find(column)) line += shortest(*value);
   }
   held_.push_back(std::move(line));
   if (static_cast<std::int64_t>(held_.size()) >= options_.flush_logs_every_n_steps) save();
+}
+
+void CsvLogger::log_hyperparams(const HParams& hparams) {
+  merge(hparams_, hparams);
+  replace_file(log_dir() / "hparams.json", to_json(hparams_));
 }
 
 void CsvLogger::save() {
@@ -78,9 +75,7 @@ void CsvLogger::save() {
 
 // The file's first `rows` rows under other columns.
 void CsvLogger::rewrite(const std::vector<std::string>& columns, std::int64_t rows) const {
-  fs::create_directories(log_dir());
-  const fs::path aside = log_dir() / ".metrics.csv.tmp";
-  std::ofstream out(aside);
+  std::ostringstream out;
   for (std::size_t c = 0; c < columns.size(); ++c) out << (c > 0 ? "," : "") << quoted(columns[c]);
   out << '\n';
   if (rows > 0) {
@@ -97,47 +92,17 @@ void CsvLogger::rewrite(const std::vector<std::string>& columns, std::int64_t ro
       out << '\n';
     }
   }
-  out.close();
-  check(!out.fail(), "{}: cannot be written", aside.string());
-  fs::rename(aside, file());
-}
-
-const std::string& CsvLogger::folder() const {
-  if (!folder_.empty()) return folder_;
-  if (options_.version) {
-    const auto* number = std::get_if<std::int64_t>(&*options_.version);
-    folder_ = number ? "version_" + std::to_string(*number) : std::get<std::string>(*options_.version);
-    return folder_;
-  }
-  std::int64_t next = 0;
-  std::error_code missing;
-  for (const fs::directory_entry& entry : fs::directory_iterator(options_.save_dir / options_.name, missing)) {
-    const std::string name = entry.path().filename().string();
-    std::int64_t number = -1;
-    if (name.starts_with("version_")) std::from_chars(name.data() + 8, name.data() + name.size(), number);
-    next = std::max(next, number + 1);
-  }
-  return folder_ = "version_" + std::to_string(next);
-}
-
-fs::path CsvLogger::log_dir() const {
-  return options_.dir.empty() ? options_.save_dir / options_.name / folder() : options_.dir;
-}
-
-std::string CsvLogger::version_name() const {
-  if (!options_.dir.empty()) return {};
-  const std::string& name = folder();
-  if (name.starts_with("version_")) return name.substr(8);
-  return name.substr(name.size() > 4 ? name.size() - 4 : 0);
+  replace_file(file(), out.str());
 }
 
 StateMap CsvLogger::state() {
   save();
-  return {{"folder", options_.dir.empty() ? folder() : ""}, {"columns", columns_}, {"rows", rows_}};
+  return {{"folder", folder_->state()}, {"columns", columns_}, {"rows", rows_}};
 }
 
 void CsvLogger::load_state(const StateMap& state) {
-  if (options_.dir.empty() && !options_.version) folder_ = std::get<std::string>(state.at("folder"));
+  if (!state.contains("rows")) return;  // of another logger: the list of loggers has changed
+  folder_->load_state(std::get<std::string>(state.at("folder")));
   if (!fs::exists(file())) return;
   held_.clear();
   rows_ = std::get<std::int64_t>(state.at("rows"));

@@ -2,11 +2,11 @@
 #pragma once
 
 #include <filesystem>
-#include <optional>
+#include <memory>
 #include <string>
-#include <variant>
 #include <vector>
 
+#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -15,34 +15,39 @@ inline namespace v0 {
 struct CsvLoggerOptions {
   std::filesystem::path save_dir = ".";
   std::string name = "anneal_logs";  ///< empty: no such level
-  /// 3 is the folder version_3, a text is the folder's name. Unset: one more than the greatest there is.
-  std::optional<std::variant<std::int64_t, std::string>> version = {};
+  LogVersion version = {};           ///< unset: one more than the greatest there is
   /// This folder and none below it, instead of the three above.
   std::filesystem::path dir = {};
+  std::string prefix = {};                      ///< of the columns: "prefix-loss"
   std::int64_t flush_logs_every_n_steps = 100;  ///< rows that are held back at most
 };
 
 /// Writes `<save_dir>/<name>/version_<k>/metrics.csv`. Columns are all keys so far, sorted, with "step" and "epoch"
 /// among them; a new key rewrites the file. Numbers are as short as reading them back exactly allows; missing ones are
-/// empty.
+/// empty. Hyper-parameters go to `hparams.json` beside it.
 class CsvLogger final : public Logger {
  public:
-  explicit CsvLogger(CsvLoggerOptions options = {}) : options_(std::move(options)) {}
+  explicit CsvLogger(CsvLoggerOptions options = {}) : CsvLogger(options, LogFolder::of(options)) {}
+  /// In the folder of another logger.
+  CsvLogger(CsvLoggerOptions options, std::shared_ptr<LogFolder> folder)
+      : options_(std::move(options)), folder_(std::move(folder)) {}
 
   void log_metrics(const MetricMap& metrics, std::int64_t step) override;
+  void log_hyperparams(const HParams& hparams) override;
   void save() override;
-  std::filesystem::path log_dir() const override;
-  std::string version_name() const override;
+  std::filesystem::path log_dir() const override { return folder_->path(); }
+  std::string version_name() const override { return folder_->version_name(); }
+  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;
   void load_state(const StateMap& state) override;
 
  private:
-  const std::string& folder() const;
   std::filesystem::path file() const { return log_dir() / "metrics.csv"; }
   void rewrite(const std::vector<std::string>& columns, std::int64_t rows) const;
 
   CsvLoggerOptions options_;
-  mutable std::string folder_;        // version_<k>, once it is decided
+  std::shared_ptr<LogFolder> folder_;
+  HParams hparams_;
   std::vector<std::string> columns_;  // sorted
   std::vector<std::string> held_;     // lines that are not yet in the file
   std::int64_t rows_ = 0;             // in the file

@@ -9,6 +9,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "anneal/core/tensor.h"
+#include "anneal/trainer/hparams.h"
 #include "anneal/trainer/metric_map.h"
 #include "anneal/trainer/shared.h"
 
@@ -21,6 +23,14 @@ class Logger {
   virtual ~Logger() = default;
   /// One row: metrics, among them mostly "epoch", at an optimizer step.
   virtual void log_metrics(const MetricMap& metrics, std::int64_t step) = 0;
+  /// What the run is made with; more than one call adds up. These four do nothing in a logger that has no place for
+  /// them.
+  virtual void log_hyperparams(const HParams&) {}
+  virtual void log_text(std::string_view /*name*/, std::string_view /*text*/, std::int64_t /*step*/) {}
+  /// How a tensor's elements are distributed: any shape, dtype and device.
+  virtual void log_histogram(std::string_view /*name*/, const Tensor& /*values*/, std::int64_t /*step*/) {}
+  /// [C, H, W] of 1 (grey), 3 (RGB) or 4 (RGBA) channels: u8, or floating from 0 to 1.
+  virtual void log_image(std::string_view /*name*/, const Tensor& /*image*/, std::int64_t /*step*/) {}
   /// Rows that were held back are written.
   virtual void save() {}
   /// The end of a run: "success" or "failed".

@@ -362,6 +362,9 @@ std::filesystem::path Trainer::log_dir() const {
 }
 const std::filesystem::path& Trainer::resumed_from() const { return state_->resumed_from; }
 optim::Optimizer* Trainer::optimizer() const { return state_->optimizer.optimizer.get(); }
+std::optional<Interval> Trainer::schedule_interval() const {
+  return state_->scheduler ? std::optional(state_->optimizer.interval) : std::nullopt;
+}
 std::uint64_t Trainer::seed() const { return state_->seed; }
 Generator& Trainer::generator() { return state_->generator; }
 

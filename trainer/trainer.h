@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <ostream>
 #include <string>
 #include <string_view>
@@ -15,9 +16,16 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
+#include "anneal/trainer/early_stopping.h"
+#include "anneal/trainer/lambda_callback.h"
+#include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/model_checkpoint.h"
+#include "anneal/trainer/model_summary.h"
+#include "anneal/trainer/on_exception_checkpoint.h"
 #include "anneal/trainer/options.h"
 #include "anneal/trainer/progress_bar.h"
+#include "anneal/trainer/spike_detection.h"
+#include "anneal/trainer/timer.h"
 #include "anneal/trainer/training_module.h"
 
 namespace anneal {
@@ -144,6 +152,8 @@ class Trainer {
   const std::filesystem::path& resumed_from() const;
   /// Null if the module has none.
   optim::Optimizer* optimizer() const;
+  /// Of the steps of its schedule; nullopt: it has none.
+  std::optional<Interval> schedule_interval() const;
   std::uint64_t seed() const;
   /// What the run's random numbers are drawn from.
   Generator& generator();

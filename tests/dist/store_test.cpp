@@ -445,12 +445,14 @@ const RankFunction server_stops("server stops", [](const RankEnvironment& env, S
     outer.set("port", std::to_string(server.port()));
     Store store(where(server.port()));
     store.exchange("all", "", kSoon);
+    outer.exchange("all have their replies", "", kSoon);
     ::raise(SIGSTOP);
     return report_verdict(store, std::chrono::steady_clock::now());
   }
   const std::string pid = outer.get("port", kSoon);
   Store store(where(static_cast<std::uint16_t>(std::stoi(pid))));
   store.exchange("all", "", kSoon);
+  outer.exchange("all have their replies", "", kSoon);
   return report_verdict(store, std::chrono::steady_clock::now());
 });
 

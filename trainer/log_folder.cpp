@@ -1,0 +1,47 @@
+#include "anneal/trainer/log_folder.h"
+
+#include <algorithm>
+#include <charconv>
+
+namespace anneal {
+inline namespace v0 {
+
+namespace fs = std::filesystem;
+
+LogFolder::LogFolder(fs::path save_dir, std::string name, LogVersion version, fs::path dir)
+    : parent_(save_dir / name), dir_(std::move(dir)), given_(version || !dir_.empty()) {
+  if (!version) return;
+  const auto* number = std::get_if<std::int64_t>(&*version);
+  version_ = number ? "version_" + std::to_string(*number) : std::get<std::string>(*version);
+}
+
+const std::string& LogFolder::version() {
+  if (!version_.empty()) return version_;
+  std::int64_t next = 0;
+  std::error_code missing;
+  for (const fs::directory_entry& entry : fs::directory_iterator(parent_, missing)) {
+    const std::string name = entry.path().filename().string();
+    std::int64_t number = -1;
+    if (name.starts_with("version_")) std::from_chars(name.data() + 8, name.data() + name.size(), number);
+    next = std::max(next, number + 1);
+  }
+  return version_ = "version_" + std::to_string(next);
+}
+
+fs::path LogFolder::path() { return dir_.empty() ? parent_ / version() : dir_; }
+
+std::string LogFolder::version_name() {
+  if (!dir_.empty()) return {};
+  const std::string& name = version();
+  if (name.starts_with("version_")) return name.substr(8);
+  return name.substr(name.size() > 4 ? name.size() - 4 : 0);
+}
+
+std::string LogFolder::state() { return dir_.empty() ? version() : ""; }
+
+void LogFolder::load_state(const std::string& version) {
+  if (!given_ && !version.empty()) version_ = version;
+}
+
+}  // namespace v0
+}  // namespace anneal

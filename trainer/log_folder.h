@@ -1,0 +1,48 @@
+// The folder in which a run's loggers write.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+
+namespace anneal {
+inline namespace v0 {
+
+/// 3 is the folder version_3, a text is the folder's name. Unset: one more than the greatest version there is.
+using LogVersion = std::optional<std::variant<std::int64_t, std::string>>;
+
+/// `<save_dir>/<name>/version_<k>` (an empty name: no such level), or `dir` itself if that is given. The version is
+/// decided when it is first asked for. Loggers that share one write to one folder:
+///
+///   TensorBoardLogger tensorboard;
+///   CsvLogger csv({}, tensorboard.folder());
+class LogFolder {
+ public:
+  LogFolder(std::filesystem::path save_dir, std::string name, LogVersion version, std::filesystem::path dir = {});
+  /// That of a logger's options.
+  template <class Options>
+  static std::shared_ptr<LogFolder> of(const Options& o) {
+    return std::make_shared<LogFolder>(o.save_dir, o.name, o.version, o.dir);
+  }
+
+  std::filesystem::path path();
+  /// "3" for version_3, else the end of the folder's name; empty with `dir`.
+  std::string version_name();
+
+  /// For checkpoints: the folder's name; a resumed run goes on in it unless its options say another.
+  std::string state();
+  void load_state(const std::string& version);
+
+ private:
+  const std::string& version();
+
+  std::filesystem::path parent_, dir_;
+  std::string version_;  // empty: not decided
+  bool given_ = false;   // by the options
+};
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,56 @@
+// What a model is made of, and how large it is.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "anneal/nn/module.h"
+#include "anneal/trainer/callback.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// Parameters are numbers of elements. Shared ones count once in the totals, and in each layer that has them.
+struct Summary {
+  struct Layer {
+    std::string name, type;
+    std::int64_t parameters;
+    bool training;
+  };
+  std::vector<Layer> layers;          ///< in the order of declaration, each before those in it
+  std::int64_t other_parameters = 0;  ///< outside of all layers
+  std::int64_t trainable = 0, non_trainable = 0;
+  double megabytes = 0;  ///< of parameters and buffers, 10^6 bytes each
+  std::int64_t layers_in_train_mode = 0, layers_in_eval_mode = 0;
+
+  std::int64_t parameters() const { return trainable + non_trainable; }
+  /// A table.
+  std::string text() const;
+};
+
+/// Lists layers down to `max_depth` below the module, -1: all. Throws ConfigError for less than -1.
+Summary summarize(const nn::Module& module, int max_depth = 1);
+
+/// "3", "1.2 K", "400 T".
+std::string short_count(std::int64_t count);
+
+struct ModelSummaryOptions {
+  int max_depth = 1;  ///< 1: the module's own layers; -1: all; 0: nothing is printed
+};
+
+/// Prints the summary when a fit begins.
+class ModelSummary final : public Callback {
+ public:
+  /// Throws ConfigError for an option that is not permitted.
+  explicit ModelSummary(ModelSummaryOptions options = {});
+
+  void on_fit_start(Trainer& trainer, TrainingModule& module) override;
+  bool rank_zero_only() const override { return true; }
+
+ private:
+  ModelSummaryOptions options_;
+};
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,41 @@
+#include "anneal/trainer/on_exception_checkpoint.h"
+
+#include <system_error>
+#include <utility>
+
+#include "anneal/trainer/trainer.h"
+
+namespace anneal {
+inline namespace v0 {
+
+// NOLINTNEXTLINE(bugprone-throw-keyword-missing): it has "Exception" in its name, and is none
+OnExceptionCheckpoint::OnExceptionCheckpoint(OnExceptionCheckpointOptions options) : options_(std::move(options)) {
+  check<ConfigError>(!options_.filename.empty(), "filename: expected a name, got none");
+}
+
+void OnExceptionCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
+  if (stage != Stage::fit) return;
+  const auto folder = options_.dirpath.empty() ? trainer.log_dir() / "checkpoints" : options_.dirpath;
+  path_ = folder / (options_.filename + ".safetensors");
+}
+
+// What fails before is not yet the run: an earlier file, perhaps the one to resume from, must not make way for that.
+void OnExceptionCheckpoint::on_train_start(Trainer& trainer, TrainingModule&) {
+  training_ = trainer.options().fast_dev_run == 0;
+}
+
+void OnExceptionCheckpoint::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
+  failed_ = true;
+  if (!training_) return;
+  std::filesystem::create_directories(path_.parent_path());
+  trainer.save_checkpoint(path_);
+}
+
+void OnExceptionCheckpoint::teardown(Trainer&, TrainingModule&, Stage) {
+  std::error_code missing;
+  if (training_ && !failed_) std::filesystem::remove(path_, missing);
+  training_ = failed_ = false;
+}
+
+}  // namespace v0
+}  // namespace anneal

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <numeric>
+#include <optional>
 
 using namespace anneal;
 
@@ -117,9 +118,13 @@ void run(const Options& options) {
                                                                .monitor = "val_acc",
                                                                .mode = "max",
                                                                .save_last = true});
+  // Overflows that come more often than the scale grows would bring it down to nothing.
+  std::optional<optim::GradScalerOptions> scaler;
+  if (options.overflow_every > 0) scaler = {.growth_interval = options.overflow_every / 2};
   Trainer trainer({.accelerator = options.device,
                    .devices = options.devices,
                    .precision = options.precision,
+                   .grad_scaler = scaler,
                    .max_epochs = options.epochs,
                    .logger = CsvLogger({.dir = options.out}),
                    .callbacks = {checkpoint, CurvePlot()},

@@ -159,7 +159,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
         f();
       } catch (const std::exception& error) {
         s.console.print(std::string("error after an exception: ") + error.what());
-      }
+      } catch (...) { s.console.print("error after an exception, of an unknown type"); }
     };
     const std::exception_ptr error = std::current_exception();
     tell_ranks(s, error);

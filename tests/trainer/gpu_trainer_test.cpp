@@ -1,0 +1,94 @@
+// The Trainer on a GPU (or the emulation of one) does what it does on the CPU.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <random>
+
+#include "anneal/anneal.h"
+
+namespace anneal {
+namespace {
+
+struct Classifier : TrainingModule {
+  nn::Sequential net{{this, "net"}, nn::Linear(6, 16), nn::BatchNorm1d(16), nn::ReLU(), nn::Linear(16, 3)};
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    const Tensor loss = cross_entropy(net(batch["x"]), batch["y"]);
+    step.log("loss", loss, {.on_step = false, .on_epoch = true});
+    return loss;
+  }
+  void validation_step(const Batch& batch, StepContext& step) override {
+    step.log("val_loss", cross_entropy(net(batch["x"]), batch["y"]));
+  }
+  OptimizerConfig configure_optimizers() override {
+    return {optim::AdamW(parameters(), {.lr = 0.02}), optim::cosine_annealing_lr(4)};
+  }
+};
+
+DataLoader points(std::int64_t n) {
+  Generator generator(3);
+  const GeneratorScope scope(generator);
+  const Tensor x = randn({n, 6});
+  return DataLoader(TensorDataset{{"x", x}, {"y", argmax(x.slice(1, 0, 3), 1)}}, {.batch_size = 8, .shuffle = true});
+}
+
+struct Outcome {
+  std::vector<double> weights;
+  double loss, val_loss;
+  std::int64_t skipped_steps;
+};
+
+Outcome train(const char* accelerator, const char* precision, std::int64_t epochs, const std::filesystem::path& folder = {},
+          const std::string& resume = {}) {
+  std::vector<Shared<Callback>> callbacks;
+  if (!folder.empty()) callbacks = {ModelCheckpoint({.dirpath = folder, .save_last = true})};
+  Trainer trainer({.accelerator = accelerator,
+                   .precision = precision,
+                   .max_epochs = epochs,
+                   .accumulate_grad_batches = 2,
+                   .gradient_clip_val = 0.5,
+                   .logger = false,
+                   .callbacks = callbacks,
+                   .enable_checkpointing = !folder.empty(),
+                   .enable_progress_bar = false,
+                   .seed = 1,
+                   .sink = [](std::string_view) {}});
+  manual_seed(2);
+  Classifier model;
+  trainer.fit(model, points(44), points(20), {.resume = resume});
+  Outcome run{{}, trainer.callback_metrics()["loss"], trainer.callback_metrics()["val_loss"], trainer.skipped_steps()};
+  for (const NamedTensor& entry : model.state_dict())
+    for (const double value : entry.tensor.to_vector()) run.weights.push_back(value);
+  return run;
+}
+
+class TrainerOnGpu : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    if (device_count(DeviceKind::cuda) == 0) GTEST_SKIP() << "NOT TESTED, for want of a GPU";
+  }
+};
+
+TEST_P(TrainerOnGpu, GivesTheCpusWeights) {
+  const Outcome cpu = train("cpu", GetParam(), 4), gpu = train("cuda", GetParam(), 4);
+  const double tolerance = std::string_view(GetParam()) == "32-true" ? 1e-4 : 0.02;
+  ASSERT_EQ(gpu.weights.size(), cpu.weights.size());
+  for (std::size_t i = 0; i < cpu.weights.size(); ++i)
+    ASSERT_NEAR(gpu.weights[i], cpu.weights[i], tolerance * (1 + std::abs(cpu.weights[i]))) << i;
+  EXPECT_NEAR(gpu.loss, cpu.loss, tolerance);
+  EXPECT_NEAR(gpu.val_loss, cpu.val_loss, tolerance);
+  EXPECT_EQ(gpu.skipped_steps, cpu.skipped_steps);
+}
+
+TEST_P(TrainerOnGpu, ResumesToTheBit) {
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / format("anneal_gpu_trainer_{}", std::random_device()());
+  const Outcome whole = train("cuda", GetParam(), 4);
+  train("cuda", GetParam(), 2, folder);
+  EXPECT_EQ(train("cuda", GetParam(), 4, folder, "last").weights, whole.weights);
+  std::filesystem::remove_all(folder);
+}
+INSTANTIATE_TEST_SUITE_P(Precisions, TrainerOnGpu, ::testing::Values("32-true", "bf16-mixed", "16-mixed"));
+
+}  // namespace
+}  // namespace anneal

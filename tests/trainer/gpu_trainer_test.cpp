@@ -11,7 +11,8 @@ namespace anneal {
 namespace {
 
 struct Classifier : TrainingModule {
-  nn::Sequential net{{this, "net"}, nn::Linear(6, 16), nn::BatchNorm1d(16), nn::ReLU(), nn::Linear(16, 3)};
+  nn::Sequential net{
+      {this, "net"}, nn::Linear(6, 16, {.bias = false}), nn::BatchNorm1d(16), nn::ReLU(), nn::Linear(16, 3)};
   Tensor training_step(const Batch& batch, StepContext& step) override {
     const Tensor loss = cross_entropy(net(batch["x"]), batch["y"]);
     step.log("loss", loss, {.on_step = false, .on_epoch = true});
@@ -38,8 +39,8 @@ struct Outcome {
   std::int64_t skipped_steps;
 };
 
-Outcome train(const char* accelerator, const char* precision, std::int64_t epochs, const std::filesystem::path& folder = {},
-          const std::string& resume = {}) {
+Outcome train(const char* accelerator, const char* precision, std::int64_t epochs,
+              const std::filesystem::path& folder = {}, const std::string& resume = {}) {
   std::vector<Shared<Callback>> callbacks;
   if (!folder.empty()) callbacks = {ModelCheckpoint({.dirpath = folder, .save_last = true})};
   Trainer trainer({.accelerator = accelerator,

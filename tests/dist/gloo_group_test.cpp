@@ -9,6 +9,10 @@
 #include "anneal/tests/dist/collectives.h"
 #include "anneal/tests/dist/spawn_ranks.h"
 
+#if ANNEAL_ASAN
+#include <sanitizer/lsan_interface.h>
+#endif
+
 namespace anneal::testing {
 namespace {
 
@@ -82,7 +86,9 @@ TEST(GlooGroup, ARankThatIsMissingAtTheStartIsAnError) {
 }
 
 TEST(GlooGroup, AnInterfaceThatIsNotThereIsAnError) {
-  if (ANNEAL_ASAN) GTEST_SKIP() << "Gloo leaks on this path";
+#if ANNEAL_ASAN
+  const __lsan::ScopedDisabler gloo_leaks_on_this_path;
+#endif
   ::setenv("ANNEAL_IFACE", "nowhere0", 1);
   const dist::StoreServer server({.world_size = 1, .token = "test"});
   const auto store = std::make_shared<dist::Store>(dist::StoreOptions{.port = server.port(), .token = "test"});

@@ -26,7 +26,7 @@ TEST(Nccl, ALibraryThatIsNotNcclIsAClearError) {
 TEST(Nccl, TheLibraryHasAllFunctionsAndAVersion) {
   int version = 0;
   const std::string text = error_of([&] { version = dist::nccl_version(); });
-  if (text.find("cannot open shared object file") != text.npos) GTEST_SKIP() << text;
+  if (text.find("cannot open shared object file") != text.npos) GTEST_SKIP() << "NOT TESTED: " << text;
   EXPECT_EQ(text, "");
   EXPECT_GE(version, 21800);
 }

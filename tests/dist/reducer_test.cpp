@@ -111,7 +111,7 @@ TEST(Reducer, RunsAndBucketSizesGiveTheSameBits) {
 }
 
 TEST(Reducer, WorksOverGloo) {
-  if (!dist::has_gloo()) GTEST_SKIP() << "no Gloo";
+  if (!dist::has_gloo()) GTEST_SKIP() << "NOT TESTED: this build has no Gloo";
   const StateDict threads = train_ranks(2, Kind::adamw, 5);
   GlooEngine::run(
       2, [&](ProcessGroup& group) { EXPECT_EQ(largest_difference(train(group, Kind::adamw, 5), threads), 0); });

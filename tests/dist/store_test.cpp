@@ -7,7 +7,9 @@
 
 #include <atomic>
 #include <csignal>
+#include <fstream>
 #include <future>
+#include <iterator>
 #include <thread>
 
 #include "anneal/core/format.h"
@@ -245,11 +247,12 @@ TEST(Store, WaitsForTheServerToAppear) {
 }
 
 TEST(Store, WorksOverIpv6) {
-  std::unique_ptr<StoreServer> server;
-  try {
-    server = std::make_unique<StoreServer>(StoreServerOptions{.address = "::1", .failure_timeout = kTimeout});
-  } catch (const Error& error) { GTEST_SKIP() << error.what(); }
-  Store store({.host = "::1", .port = server->port(), .failure_timeout = kTimeout});
+  std::ifstream addresses("/proc/net/if_inet6");
+  const std::string all(std::istreambuf_iterator<char>(addresses), {});
+  if (all.find("00000000000000000000000000000001") == all.npos)
+    GTEST_SKIP() << "NOT TESTED: this machine has no address ::1";
+  const StoreServer server({.address = "::1", .failure_timeout = kTimeout});
+  Store store({.host = "::1", .port = server.port(), .failure_timeout = kTimeout});
   EXPECT_EQ(store.local_address(), "::1");
   EXPECT_EQ(store.add("n", 3), 3);
 }

@@ -228,7 +228,8 @@ std::string message_of(const F& f) {
 
 TEST(NoDevice, IsSaidByEveryCall) {
   namespace cuda = kernels::cuda;
-  if (cuda::device_count() > 0) GTEST_SKIP() << "there is " << cuda::device_name(0);
+  if (cuda::device_count() > 0)
+    GTEST_SKIP() << "NOT TESTED: this is of machines without a GPU, and there is " << cuda::device_name(0);
   const std::string why = cuda::unavailable();
   EXPECT_NE(why.find("cudaGetDeviceCount: cudaError"), std::string::npos) << why;
   EXPECT_EQ(message_of([] { cuda::set_device(1); }), "cuda:1: " + why);

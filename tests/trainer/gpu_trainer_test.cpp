@@ -66,7 +66,7 @@ Outcome train(const char* accelerator, const char* precision, std::int64_t epoch
 class TrainerOnGpu : public ::testing::TestWithParam<const char*> {
  protected:
   void SetUp() override {
-    if (device_count(DeviceKind::cuda) == 0) GTEST_SKIP() << "NOT TESTED, for want of a GPU";
+    if (device_count(DeviceKind::cuda) == 0) GTEST_SKIP() << "NOT TESTED: there is no GPU";
   }
 };
 

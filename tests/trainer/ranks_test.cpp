@@ -258,6 +258,6 @@ TEST(RanksOf, ResumeToTheBit) {
 
 #else
 
-TEST(Ranks, TrainLikeOneProcess) { GTEST_SKIP() << "this build has no Gloo"; }
+TEST(Ranks, TrainLikeOneProcess) { GTEST_SKIP() << "NOT TESTED: this build has no Gloo"; }
 
 #endif

@@ -49,7 +49,10 @@ Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states)
 
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
-Optimizer::~Optimizer() = default;
+// The leaves, which outlive it, must not ask it for anything any more. (Where it was moved from there is no deferral.)
+Optimizer::~Optimizer() {
+  if (deferral_) deferral_->pending = false;
+}
 
 void Optimizer::rebuild() {
   const StateDict old = state_dict();

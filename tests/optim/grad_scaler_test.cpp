@@ -126,6 +126,16 @@ TEST(StepOptions, OutliveARebuild) {
   EXPECT_EQ(a.to_vector(), Doubles({-1.5, -2}));
 }
 
+TEST(StepOptions, AreForgottenWithTheOptimizer) {
+  const Tensor a = parameter({0, 0});
+  {
+    optim::SGD sgd({{"a", a}}, {.lr = 1});
+    sum(a * tensor({3, 4}, {.dtype = DType::f64})).backward();
+    sgd.defer({.average = 0.5});
+  }
+  EXPECT_EQ(a.grad().to_vector(), Doubles({3, 4}));
+}
+
 TEST(Twins, AreWrittenByTheStep) {
   const Tensor w = randn({8, 8}).set_requires_grad();
   optim::AdamW adam({{"w", w}}, {.lr = 0.1});

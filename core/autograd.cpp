@@ -69,8 +69,8 @@ void check_finite(const Tensor& tensor, const char* op, const char* what) {
   const AnomalyMode off(false);  // reading a strided tensor copies it, and the copy is not to blame
   const std::vector<double> values = tensor.to_vector();
   for (std::size_t i = 0; i < values.size(); ++i)
-    check(std::isfinite(values[i]), "{}: its {}, of shape {}, has {} at element {}", op, what, tensor.shape(),
-          values[i], i);
+    check<AnomalyError>(std::isfinite(values[i]), "{}: its {}, of shape {}, has {} at element {}", op, what,
+                        tensor.shape(), values[i], i);
 }
 
 }  // namespace detail

@@ -25,6 +25,12 @@ class OutOfMemory : public Error {
   using Error::Error;
 };
 
+/// With AnomalyMode: an op gave a NaN or an infinity.
+class AnomalyError : public Error {
+ public:
+  using Error::Error;
+};
+
 /// Throws `E(format(pattern, args...))` unless the condition holds.
 template <class E = Error, class... Args>
 inline void check(bool condition, std::string_view pattern, const Args&... args) {

@@ -58,9 +58,9 @@ struct Cnn : TrainingModule {
 
   OptimizerConfig configure_optimizers() override {
     const std::int64_t steps = trainer().estimated_stepping_batches();
-    return {.optimizer = optim::AdamW(parameters(), {.lr = options.lr, .weight_decay = 0.05}),
+    return {{.optimizer = optim::AdamW(parameters(), {.lr = options.lr, .weight_decay = 0.05}),
             .schedule = optim::warmup_cosine(std::min<std::int64_t>(200, steps / 5), steps),
-            .interval = Interval::step};
+            .interval = Interval::step}};
   }
 
  private:

@@ -399,7 +399,7 @@ struct GradientSum {
 /// Turns `total` into norm and factor, and sets it to 0. The factor is average, times min(1, max_norm / (norm + 1e-6))
 /// if max_norm > 0 (PyTorch's clip_grad_norm_). With `scaler` it is divided by the scale, and found_inf says whether
 /// gradients are not finite: that multiplies the scale by `backoff`; after `interval` good steps it is multiplied by
-/// `growth` (1 and interval 0: a scale that stays). Micikevicius et al. 2018.
+/// `growth` (1 and interval 0: a scale that stays; -1: scale and good steps are left alone). Micikevicius et al. 2018.
 struct StepFactor {
   StepState* state;
   double p, average, max_norm;

@@ -21,10 +21,11 @@ ANNEAL_HD void finish_norm(const StepFactor& a) {
   }
   if (!a.scaler) return;
   s.found_inf = !finite;
+  s.skipped += s.found_inf;
+  if (a.interval < 0) return;
   if (s.found_inf) {
     s.scale *= a.backoff;
     s.good_steps = 0;
-    ++s.skipped;
   } else if (++s.good_steps == a.interval) {
     if (s.scale * a.growth <= largest) s.scale *= a.growth;
     s.good_steps = 0;

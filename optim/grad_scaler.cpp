@@ -41,6 +41,16 @@ Tensor GradScaler::scale(const Tensor& loss) {
 double GradScaler::scale_value() const { return read().scale; }
 std::int64_t GradScaler::skipped_steps() const { return read().skipped; }
 bool GradScaler::found_inf() const { return read().found_inf != 0; }
+void GradScaler::update(bool skipped) {
+  kernels::StepState state = read();
+  const double next = state.scale * (skipped ? options_.backoff_factor : options_.growth_factor);
+  state.good_steps = skipped ? 0 : state.good_steps + 1;
+  if (skipped || state.good_steps == options_.growth_interval) {
+    state.good_steps = 0;
+    if (std::isfinite(next)) state.scale = next;
+  }
+  write(state, state_.device());
+}
 void GradScaler::set_scale(double scale) {
   kernels::StepState state = read();
   state.scale = scale;

@@ -32,6 +32,8 @@ class GradScaler {
   std::int64_t skipped_steps() const;
   /// Whether the last step was skipped.
   bool found_inf() const;
+  /// Moves the scale after steps that left it alone (StepOptions::update_scale): back if one of them was skipped.
+  void update(bool skipped);
   /// Sets the scale, as a test of overflow would.
   void set_scale(double scale);
 

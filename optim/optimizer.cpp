@@ -146,9 +146,9 @@ kernels::StepState* Optimizer::prepare(const StepOptions& options, kernels::Step
                                         options.norm_type, state});
   }
   const GradScalerOptions scaling = options.scaler ? options.scaler->options() : GradScalerOptions{};
-  launch(device,
-         kernels::StepFactor{state, options.norm_type, options.average, options.clip_norm, options.scaler != nullptr,
-                             scaling.growth_factor, scaling.backoff_factor, scaling.growth_interval});
+  launch(device, kernels::StepFactor{state, options.norm_type, options.average, options.clip_norm,
+                                     options.scaler != nullptr, scaling.growth_factor, scaling.backoff_factor,
+                                     options.update_scale ? scaling.growth_interval : -1});
   return state;
 }
 
@@ -159,12 +159,21 @@ void Optimizer::defer(const StepOptions& options) {
   deferral_->pending = true;
 }
 
+void Optimizer::defer_clipping(double clip_norm, double clip_value) {
+  if (!deferral_->options) defer({});
+  deferral_->options->clip_norm = clip_norm;
+  deferral_->options->clip_value = clip_value;
+}
+
+StepOptions Optimizer::deferred() const { return deferral_->options.value_or(StepOptions{}); }
+
 // Does to the gradients in memory what the next step would do to them on the way, but for clipping.
 void Optimizer::apply_deferred() {
   deferral_->pending = false;
   StepOptions& options = *deferral_->options;
   find_active();
-  deferral_->applied = prepare({.average = options.average, .scaler = options.scaler}, nullptr);
+  deferral_->applied =
+      prepare({.average = options.average, .scaler = options.scaler, .update_scale = options.update_scale}, nullptr);
   options.average = 1;
   options.scaler = nullptr;
   if (!deferral_->applied) return;

@@ -31,6 +31,7 @@ struct StepOptions {
   double norm_type = 2;          ///< p of that norm; infinity: the largest magnitude
   double clip_value = 0;         ///< largest magnitude of an element (torch's clip_grad_value_); 0: no limit
   GradScaler* scaler = nullptr;  ///< that scaled the loss: gradients are divided by its scale
+  bool update_scale = true;      ///< false: the scaler's `update` will, after the steps of several optimizers
 };
 
 /// Updates parameters from their gradients, in one pass over an arena for each dtype. Parameters without a gradient are
@@ -47,6 +48,10 @@ class Optimizer {
   /// Leaves the options to the next `step()`. Who reads a gradient before gets it averaged and unscaled; it is clipped
   /// by the step.
   void defer(const StepOptions& options);
+  /// Makes the next `step()` clip so, with what else `defer` left to it.
+  void defer_clipping(double clip_norm, double clip_value);
+  /// What the next `step()` was left to do.
+  StepOptions deferred() const;
   /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or
   /// `clip_norm`. Waits for the device.
   double grad_norm() const;

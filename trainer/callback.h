@@ -3,6 +3,7 @@
 
 #include <exception>
 #include <string>
+#include <typeinfo>
 
 #include "anneal/core/tensor.h"
 #include "anneal/data/batch.h"
@@ -18,6 +19,7 @@ class Optimizer;
 class Trainer;
 class TrainingModule;
 class StepContext;
+struct Checkpoint;
 
 /// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends
 /// the run. Metrics are logged by `trainer.log`.
@@ -61,6 +63,13 @@ class Callback {
   virtual void on_test_epoch_end(Trainer&, TrainingModule&) {}
   virtual void on_test_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
   virtual void on_test_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+
+  /// Tensors and values for the checkpoint beyond `state`, before the module's; and back, before the weights are read.
+  virtual void on_save_checkpoint(Trainer&, TrainingModule&, Checkpoint&) {}
+  virtual void on_load_checkpoint(Trainer&, TrainingModule&, const Checkpoint&) {}
+
+  /// Whether a module's callback takes the place of this one of the Trainer's: one of its own type does.
+  virtual bool replaces(const Callback& other) const { return typeid(*this) == typeid(other); }
 
   /// Whether it reads metrics in on_train_epoch_end: it is then called after the others and the module, when the
   /// epoch's metrics are there.

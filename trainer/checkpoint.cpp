@@ -1,6 +1,8 @@
 #include "anneal/trainer/checkpoint.h"
 
+#include <algorithm>
 #include <bit>
+#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <string_view>
@@ -15,7 +17,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int format_version = 1;
+constexpr int format_version = 2;
 constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.",
                            generator_prefix = "generator.", scaler_prefix = "scaler.";
 
@@ -84,16 +86,19 @@ json to_json(const Progress& p) {
 Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.at("processed"), j.at("completed")}; }
 
 json to_json(const Counters& c) {
-  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)},  {"total_batches", c.total_batches},
-          {"global_step", c.global_step}, {"window", c.window},         {"stepped", c.stepped},
-          {"checks", c.checks},           {"checked_at", c.checked_at}, {"evaluated", c.evaluated}};
+  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)}, {"total_batches", c.total_batches},
+          {"global_step", c.global_step}, {"losses", c.losses},        {"window", c.window},
+          {"weighted", c.weighted},       {"stepped", c.stepped},      {"checks", c.checks},
+          {"checked_at", c.checked_at},   {"evaluated", c.evaluated}};
 }
 Counters to_counters(const json& j) {
   Counters c{.epoch = to_progress(j.at("epoch")),
              .batch = to_progress(j.at("batch")),
              .total_batches = j.at("total_batches"),
              .global_step = j.at("global_step"),
+             .losses = j.at("losses"),
              .window = j.at("window"),
+             .weighted = j.at("weighted"),
              .stepped = j.at("stepped"),
              .checks = j.at("checks"),
              .checked_at = j.at("checked_at")};
@@ -177,14 +182,19 @@ kernels::OptimGroup to_group(const json& j) {
 json to_json(const Checkpoint::Optimizer& o) {
   json groups = json::array();
   for (const auto& group : o.groups) groups.push_back(to_json(group));
-  return {{"type", o.type}, {"groups", groups}, {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps}};
+  return {{"type", o.type},
+          {"groups", groups},
+          {"base_lr", o.base_lr},
+          {"schedule_steps", o.schedule_steps},
+          {"steps", o.steps}};
 }
 Checkpoint::Optimizer to_optimizer(const json& j) {
   Checkpoint::Optimizer o{.type = j.at("type"),
                           .state = {},
                           .groups = {},
                           .base_lr = j.at("base_lr"),
-                          .schedule_steps = j.at("schedule_steps")};
+                          .schedule_steps = j.at("schedule_steps"),
+                          .steps = j.at("steps")};
   for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
   return o;
 }
@@ -192,6 +202,12 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
 bool is_reserved(std::string_view name) {
   return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) ||
          name.starts_with(generator_prefix) || name.starts_with(scaler_prefix);
+}
+
+// The extra section that a tensor of the file belongs to, or null.
+const std::string* extra_of(const Checkpoint& c, std::string_view name) {
+  const auto it = c.extra.find(std::string(name.substr(0, name.find('.'))));
+  return it == c.extra.end() || name.find('.') == std::string_view::npos ? nullptr : &it->first;
 }
 
 }  // namespace
@@ -202,14 +218,16 @@ StateMap state_from(const std::string& text) { return to_state(json::parse(text)
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   std::vector<NamedTensor> tensors = c.model;
   for (const NamedTensor& entry : tensors)
-    check(!is_reserved(entry.name), "{}: {} cannot be saved: its first name is one of the checkpoint's own",
-          path.string(), entry.name);
+    check(!is_reserved(entry.name) && !extra_of(c, entry.name),
+          "{}: {} cannot be saved: its first name is one of the checkpoint's own", path.string(), entry.name);
   for (std::size_t i = 0; i < c.optimizers.size(); ++i)
     for (const NamedTensor& entry : c.optimizers[i].state)
       tensors.push_back({format("{}{}.{}", optimizer_prefix, i, entry.name), entry.tensor});
   for (const NamedTensor& entry : c.accumulation)
     tensors.push_back({std::string(accumulation_prefix) + entry.name, entry.tensor});
   for (const NamedTensor& entry : c.scaler) tensors.push_back({std::string(scaler_prefix) + entry.name, entry.tensor});
+  for (const auto& [section, entries] : c.extra)
+    for (const NamedTensor& entry : entries) tensors.push_back({section + "." + entry.name, entry.tensor});
   const Tensor generator = empty({2}, {.dtype = DType::i64});
   generator.data<std::int64_t>()[0] = std::bit_cast<std::int64_t>(c.generator.seed());
   generator.data<std::int64_t>()[1] = std::bit_cast<std::int64_t>(c.generator.offset());
@@ -224,10 +242,12 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
          {"loader", {{"size", c.loader.size}, {"batch_size", c.loader.batch_size}, {"seed", c.loader.seed}}},
          {"logging", to_json(c.logging)},
          {"user", to_json(c.user)},
+         {"extra", json::array()},
          {"optimizers", json::array()},
          {"loggers", json::array()},
          {"callbacks", json::object()}};
   for (const Checkpoint::Optimizer& optimizer : c.optimizers) j["optimizers"].push_back(to_json(optimizer));
+  for (const auto& [section, entries] : c.extra) j["extra"].push_back(section);
   for (const StateMap& logger : c.loggers) j["loggers"].push_back(to_json(logger));
   for (const auto& [key, state] : c.callbacks) j["callbacks"][key] = to_json(state);
   try {
@@ -254,6 +274,7 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     c.logging = to_logging(j.at("logging"));
     c.user = to_state(j.at("user"));
     for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
+    for (const json& section : j.at("extra")) c.extra[section.get<std::string>()];
     for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));
     for (const auto& [key, state] : j.at("callbacks").items()) c.callbacks[key] = to_state(state);
 
@@ -272,9 +293,12 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
       } else if (name.starts_with(optimizer_prefix)) {
         const std::string_view rest = name.substr(optimizer_prefix.size());
         const std::size_t dot = rest.find('.');
-        check(dot != std::string_view::npos && rest.substr(0, dot) == "0" && c.optimizers.size() == 1,
-              "unexpected tensor {}", name);
-        c.optimizers[0].state.push_back({std::string(rest.substr(dot + 1)), entry.tensor});
+        std::size_t index = c.optimizers.size();
+        std::from_chars(rest.data(), rest.data() + std::min(dot, rest.size()), index);
+        check(dot != std::string_view::npos && index < c.optimizers.size(), "unexpected tensor {}", name);
+        c.optimizers[index].state.push_back({std::string(rest.substr(dot + 1)), entry.tensor});
+      } else if (const std::string* section = extra_of(c, name)) {
+        c.extra[*section].push_back({std::string(name.substr(section->size() + 1)), entry.tensor});
       } else {
         c.model.push_back(std::move(entry));
       }

@@ -6,6 +6,7 @@
 //   accumulation.<parameter>         gradients, in the middle of an accumulation window
 //   generator.train                  seed and offset, as i64
 //   scaler.<name>                    the loss scale and its counts
+//   <section>.<name>                 what hooks add
 //
 // The rest is JSON in the file's metadata, key "anneal".
 #pragma once
@@ -33,6 +34,7 @@ struct Checkpoint {
     std::vector<kernels::OptimGroup> groups;
     std::vector<double> base_lr;  ///< what the schedule starts from
     std::int64_t schedule_steps = 0;
+    std::int64_t steps = 0;
   };
   struct Loader {
     std::int64_t size = 0, batch_size = 0;
@@ -50,6 +52,9 @@ struct Checkpoint {
   std::map<std::string, StateMap> callbacks;
   std::vector<StateMap> loggers;
   StateMap user;  ///< the module's own
+  /// Tensors of the module's and of callbacks, in sections: "<section>.<name>" in the file. A section's name has no
+  /// dot.
+  std::map<std::string, StateDict> extra;
 };
 
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& checkpoint);

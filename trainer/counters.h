@@ -17,7 +17,9 @@ struct Counters {
   Progress batch;  // of the epoch
   std::int64_t total_batches = 0;
   std::int64_t global_step = 0;
-  double window = 0;               // losses in the open accumulation window; of ranks, their shares of them
+  std::int64_t losses = 0;         // of this rank in the open accumulation window
+  double window = 0;               // their weights: 1 each; of ranks, shares of it; or what set_weight said
+  bool weighted = false;           // whether set_weight was called in it
   bool stepped = false;            // whether the last batch made an optimizer step
   std::int64_t checks = 0;         // validations within fit
   std::int64_t checked_at = 0;     // total_batches at the last one

@@ -95,11 +95,14 @@ MetricMap evaluate(TrainerState& s, Loop loop, Purpose purpose, const DataLoader
     call(s, hooks.start);
     call(s, hooks.epoch_start);
     BatchIterator it = loader.begin(s.counters.epoch.completed, 0);
-    Batch placed;
     for (std::int64_t i = 0; i < batches; ++i) {
       if (i > 0) ++it;
-      if (it->empty() && s.world) continue;  // this rank's share of the last one
-      const Batch& batch = s.place(*it, placed);
+      Batch& batch = *it;
+      if (batch.empty()) {  // this rank's share of the last one, unless it is alone
+        if (!s.world) s.console.warn("an evaluation's loader gave an empty batch; it is skipped");
+        continue;
+      }
+      s.transfer(batch);
       StepContext step(s.trainer, i);
       s.log.begin_batch(batch);
       call(s, hooks.batch_start, batch, step);

@@ -70,6 +70,7 @@ void FitLoop::run_epoch() {
   bool resumed = c_.epoch.started > c_.epoch.processed;
   if (!resumed) {
     c_.batch = {};
+    c_.losses = 0;
     c_.window = 0;
     ++c_.epoch.ready;
     s_.call(HookPoint::on_train_epoch_start, &C::on_train_epoch_start, &M::on_train_epoch_start);
@@ -85,7 +86,11 @@ void FitLoop::run_epoch() {
   while (c_.batch.processed < s_.train_batches && !cut()) {
     if (it) ++*it;
     else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
-    run_batch(**it);
+    try {
+      if (!run_batch(**it)) break;
+    } catch (const AnomalyError& error) {
+      throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
+    }
   }
   end_epoch();
 }
@@ -114,60 +119,86 @@ void FitLoop::finish_epoch() {
   ++c_.epoch.completed;
 }
 
-void FitLoop::run_batch(const Batch& given) {
+// Whether the epoch goes on.
+bool FitLoop::run_batch(Batch& batch) {
   // A rank whose share of the last batch is empty takes part in the sums, and in nothing else.
-  const double weight = s_.weight_of(given);
-  Batch placed;
-  const Batch& batch = s_.place(given, placed);
+  const double share = s_.batch_share = s_.weight_of(batch);
+  if (share > 0) s_.transfer(batch);
+  else if (!s_.world) s_.console.warn("the train loader gave an empty batch; it is skipped");
   StepContext context(s_.trainer, c_.batch.ready++);
   s_.seed_batch();
-  if (weight > 0) {
+  if (share > 0) {
     s_.log.begin_batch(batch);
     s_.call(HookPoint::on_train_batch_start, &C::on_train_batch_start, &M::on_train_batch_start, batch, context);
   }
+  if (context.skips_epoch()) {
+    --c_.batch.ready;
+    c_.stepped = false;
+    if (c_.losses > 0) end_window();
+    write_step_row();
+    step_schedules(Interval::epoch, c_.epoch.completed + 1);
+    return false;
+  }
   ++c_.batch.started;
-  Tensor loss;
-  if (weight > 0) {
-    const Autocast autocast = s_.autocast();
-    loss = s_.call_module(HookPoint::training_step, &M::training_step, batch, context);
-  }
-  if (loss.defined())
-    check(loss.numel() == 1 && loss.requires_grad(),
-          "training_step: expected a loss with one element that depends on a parameter, got {}{}", loss.shape(),
-          loss.requires_grad() ? "" : " without gradient");
-  if (loss.defined() && c_.window == 0) zero_grad();
-  const bool complete = window_is_complete();
-  if (complete && s_.reducer) {
-    optim::Optimizer& optimizer = *s_.optimizer.optimizer;
-    if (!loss.defined() && c_.window == 0) optimizer.zero_grad();    // those of the window before
-    if (!s_.reducer->serves(optimizer.arenas())) s_.make_reducer();  // after a rebuild
-    s_.reducer->prepare();
-  }
-  if (loss.defined()) {
-    backward(loss, weight);
-    c_.window += weight;
-  }
   c_.stepped = false;
-  if (complete) {
-    if (reduce()) step();
-    c_.window = 0;
+  Tensor loss;
+  if (s_.automatic) {
+    if (share > 0) loss = automatic_step(batch, context, share);
+    if (window_is_complete()) end_window();
+  } else {
+    check(share > 0 || !s_.world,
+          "manual optimization: rank {} has no sample of batch {}, of which others have some; use drop_last", s_.rank(),
+          context.batch_idx());
+    if (share > 0) loss = call_training_step(batch, context);
+    end_manual_step(context.counts_step());
   }
   ++c_.batch.processed;
   ++c_.total_batches;
-  if (c_.batch.processed == s_.train_batches) step_schedule(Interval::epoch, c_.epoch.completed + 1);
-  if (weight > 0)
+  if (c_.batch.processed == s_.train_batches) step_schedules(Interval::epoch, c_.epoch.completed + 1);
+  if (share > 0)
     s_.call(HookPoint::on_train_batch_end, &C::on_train_batch_end, &M::on_train_batch_end, loss, batch, context);
   finish_batch();
+  return true;
+}
+
+Tensor FitLoop::call_training_step(const Batch& batch, StepContext& context) {
+  const Autocast autocast = s_.autocast();
+  return s_.call_module(HookPoint::training_step, &M::training_step, batch, context);
+}
+
+// The step and its backward; `share` is this rank's of the batch.
+Tensor FitLoop::automatic_step(const Batch& batch, StepContext& context, double share) {
+  const Tensor loss = call_training_step(batch, context);
+  if (!loss.defined()) return loss;
+  check(loss.numel() == 1 && loss.requires_grad(),
+        "training_step: expected a loss with one element that depends on a parameter, got {}{}", loss.shape(),
+        loss.requires_grad() ? "" : " without gradient");
+  const bool weighted = context.weight().has_value();
+  check(c_.losses == 0 || weighted == c_.weighted,
+        "set_weight: expected in all steps of an accumulation window or in none, got both in the window of batch {}",
+        context.batch_idx());
+  if (c_.losses == 0) zero_grad();
+  if (window_is_complete()) prepare_reducer();
+  backward(loss, weighted ? 1 : share);
+  c_.weighted = weighted;
+  c_.window += context.weight().value_or(share);
+  ++c_.losses;
+  return loss;
 }
 
 void FitLoop::finish_batch() {
   ++c_.batch.completed;
   s_.log.end_train_batch();
+  if (window_is_complete()) write_step_row();
+  if (check_is_due()) run_check();
+}
+
+// Of the window that ends, if a row is due.
+void FitLoop::write_step_row() {
   const std::int64_t every = s_.options.log_every_n_steps;
   if (c_.stepped && every > 0 && (c_.global_step % every == 0 || s_.should_stop()))
     s_.write_row(s_.log.step_row(), c_.global_step);
-  if (window_is_complete()) s_.log.end_window();
-  if (check_is_due()) run_check();
+  s_.log.end_window();
 }
 
 void FitLoop::run_check() {
@@ -177,66 +208,92 @@ void FitLoop::run_check() {
 }
 
 void FitLoop::zero_grad() {
-  if (!s_.optimizer.optimizer) {
-    s_.module->zero_grad();
-    return;
-  }
-  optim::Optimizer& optimizer = *s_.optimizer.optimizer;
+  if (s_.optimizers.empty()) return s_.module->zero_grad();
+  optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   s_.call(HookPoint::on_before_zero_grad, &C::on_before_zero_grad, &M::on_before_zero_grad, optimizer);
   s_.call_module(HookPoint::optimizer_zero_grad, &M::optimizer_zero_grad, optimizer);
 }
 
-void FitLoop::backward(const Tensor& loss, double weight) {
-  Tensor scaled = weight == 1 ? loss : loss * weight;
+void FitLoop::backward(const Tensor& loss, double factor) {
+  Tensor scaled = factor == 1 ? loss : loss * factor;
   if (s_.scaler) scaled = s_.scaler->scale(scaled);
   s_.call(HookPoint::on_before_backward, &C::on_before_backward, &M::on_before_backward, scaled);
   s_.call_module(HookPoint::backward, &M::backward, scaled);
   s_.call(HookPoint::on_after_backward, &C::on_after_backward, &M::on_after_backward);
 }
 
+// Before the window's last backward, or where there was none.
+void FitLoop::prepare_reducer() {
+  if (dist::Reducer* reducer = s_.reducer(); reducer && !prepared_) {
+    reducer->prepare();
+    prepared_ = true;
+  }
+}
+
+void FitLoop::end_window() {
+  if (s_.reducer() && c_.losses == 0) s_.optimizers[0].optimizer().zero_grad();  // those of the window before
+  prepare_reducer();
+  if (reduce()) step();
+  prepared_ = false;
+  c_.losses = 0;
+  c_.window = 0;
+}
+
 // Whether the window has a loss, on any rank; its gradients and its weight are then sums over all ranks.
 bool FitLoop::reduce() {
-  if (!s_.reducer) {
+  if (dist::Reducer* reducer = s_.reducer()) {
+    double tail[] = {c_.weighted ? 0 : c_.window, c_.weighted ? c_.window : 0, s_.stop_requested ? 1.0 : 0.0};
+    reducer->finish(tail);
+    check(tail[0] == 0 || tail[1] == 0, "set_weight: expected on all ranks or on none, got both");
+    c_.window = tail[0] + tail[1];
+    if (tail[2] > 0) s_.set_stop_agreed();
+  } else {
     s_.agree_on_stop();
-    return c_.window > 0;
   }
-  double tail[] = {c_.window, s_.stop_requested ? 1.0 : 0.0};
-  s_.reducer->finish(tail);
-  c_.window = tail[0];
-  if (tail[1] > 0) s_.set_stop_agreed();
   return c_.window > 0;
 }
 
 void FitLoop::step() {
-  if (!s_.optimizer.optimizer) return;
-  optim::Optimizer& optimizer = *s_.optimizer.optimizer;
-  const bool by_norm = s_.options.gradient_clip_algorithm == "norm";
-  optimizer.defer({.average = 1 / c_.window,
-                   .clip_norm = by_norm ? s_.options.gradient_clip_val : 0,
-                   .clip_value = by_norm ? 0 : s_.options.gradient_clip_val,
-                   .scaler = s_.scaler ? &*s_.scaler : nullptr});
+  if (s_.optimizers.empty()) return;
+  optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
+  const TrainerOptions& o = s_.options;
+  optimizer.defer({.average = 1 / c_.window, .scaler = s_.scaler ? &*s_.scaler : nullptr});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
+  s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,
+                 o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
   s_.call_module(HookPoint::optimizer_step, &M::optimizer_step, optimizer);
-  if (s_.scaler && s_.scaler->found_inf()) return skip_step();
+  if (s_.scaler && s_.scaler->found_inf()) return s_.count_skipped_step();
+  ++s_.optimizers[0].steps;
+  count_step();
+  step_schedules(Interval::step, c_.global_step);
+}
+
+void FitLoop::count_step() {
   s_.skips_in_a_row = 0;
   ++c_.global_step;
   c_.stepped = true;
-  step_schedule(Interval::step, c_.global_step);
 }
 
-// A skipped step moves nothing but the scale.
-void FitLoop::skip_step() {
-  if (++s_.skips_in_a_row < 100) return;
-  const double scale = s_.scaler->scale_value();
-  check(
-      scale >= 1,
-      "loss scale collapsed: {} after {} steps in a row whose gradients were not finite; the model diverged, or has a "
-      "layer that leaves the range of f16 (detect_anomaly names the op)",
-      scale, s_.skips_in_a_row);
+// What training_step did by itself.
+void FitLoop::end_manual_step(bool counted) {
+  if (s_.scaler && (s_.manual_step || s_.manual_skip)) s_.scaler->update(s_.manual_skip);
+  if (s_.manual_step || counted) count_step();
+  else if (s_.manual_skip) s_.count_skipped_step();
+  batches_without_step_ = c_.stepped || s_.manual_skip ? 0 : batches_without_step_ + 1;
+  if (batches_without_step_ == 10)
+    s_.console.warn(
+        "manual optimization: ten batches without a step of an optimizer; where weights change by other means, "
+        "count_step says so");
+  s_.manual_step = s_.manual_skip = false;
+  s_.agree_on_stop();
 }
 
-void FitLoop::step_schedule(Interval interval, std::int64_t count) {
-  if (s_.scheduler && s_.optimizer.interval == interval && count % s_.optimizer.frequency == 0) s_.scheduler->step();
+void FitLoop::step_schedules(Interval interval, std::int64_t count) {
+  if (!s_.automatic) return;
+  for (ActiveOptimizer& active : s_.optimizers)
+    if (optim::LRScheduler* scheduler = active.scheduler();
+        scheduler && active.entry().interval == interval && count % active.entry().frequency == 0)
+      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_scheduler_step, *scheduler);
 }
 
 }  // namespace v0

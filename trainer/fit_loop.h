@@ -25,18 +25,26 @@ class FitLoop {
   void run_epoch();
   void end_epoch();
   void finish_epoch();
-  void run_batch(const Batch& batch);
+  bool run_batch(Batch& batch);
+  Tensor call_training_step(const Batch& batch, StepContext& context);
+  Tensor automatic_step(const Batch& batch, StepContext& context, double share);
   void finish_batch();
+  void write_step_row();
   void run_check();
   void zero_grad();
-  void backward(const Tensor& loss, double weight);
+  void backward(const Tensor& loss, double factor);
+  void prepare_reducer();
+  void end_window();
   bool reduce();
   void step();
-  void skip_step();
-  void step_schedule(Interval interval, std::int64_t count);
+  void count_step();
+  void end_manual_step(bool counted);
+  void step_schedules(Interval interval, std::int64_t count);
 
   TrainerState& s_;
   Counters& c_;
+  bool prepared_ = false;  // the reducer, for this window
+  int batches_without_step_ = 0;
 };
 
 }  // namespace v0

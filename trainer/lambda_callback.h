@@ -44,6 +44,8 @@ struct LambdaHooks {
   Hook<> on_test_epoch_end = {};
   Hook<const Batch&, StepContext&> on_test_batch_start = {};
   Hook<const Batch&, StepContext&> on_test_batch_end = {};
+  Hook<Checkpoint&> on_save_checkpoint = {};
+  Hook<const Checkpoint&> on_load_checkpoint = {};
 };
 
 /// `LambdaCallback({.on_train_start = [](Trainer& trainer, TrainingModule&) { trainer.print("here we go"); }})`
@@ -102,6 +104,12 @@ class LambdaCallback final : public Callback {
   }
   void on_test_batch_end(Trainer& t, TrainingModule& m, const Batch& batch, StepContext& step) override {
     call(hooks_.on_test_batch_end, t, m, batch, step);
+  }
+  void on_save_checkpoint(Trainer& t, TrainingModule& m, Checkpoint& checkpoint) override {
+    call(hooks_.on_save_checkpoint, t, m, checkpoint);
+  }
+  void on_load_checkpoint(Trainer& t, TrainingModule& m, const Checkpoint& checkpoint) override {
+    call(hooks_.on_load_checkpoint, t, m, checkpoint);
   }
 
  private:

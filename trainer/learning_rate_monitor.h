@@ -17,7 +17,9 @@ struct LearningRateMonitorOptions {
   bool log_weight_decay = false;
 };
 
-/// Adds `lr-<optimizer>`, of several groups `lr-<optimizer>/pg1`, `/pg2`, ..., to the rows of steps or of epochs: the
+/// Adds `lr-<optimizer>` (a second one of its type: `lr-<optimizer>-1`; or OptimizerEntry::name), of several groups
+/// with
+/// `/pg1`, `/pg2`, ... behind, to the rows of steps or of epochs: the
 /// rate that the row's step was made with, or that its epoch began with. With `-momentum` and `-weight_decay` behind
 /// the name, those too. Needs a logger: else ConfigError.
 class LearningRateMonitor final : public Callback {
@@ -34,10 +36,14 @@ class LearningRateMonitor final : public Callback {
   void log(Trainer& trainer, Interval interval) const;
 
   LearningRateMonitorOptions options_;
-  struct Names {
+  // A group's rate.
+  struct Rate {
+    const optim::Optimizer* optimizer;
+    std::size_t group;
+    std::optional<Interval> interval;  // of its schedule
     std::string lr, momentum, weight_decay;
   };
-  std::vector<Names> names_;  // of each group
+  std::vector<Rate> rates_;
 };
 
 }  // namespace v0

@@ -22,12 +22,10 @@ Precision Precision::parse(std::string_view name) {
   throw ConfigError(format("precision: expected one of {}; got \"{}\"", names, name));
 }
 
-Batch Precision::prepare(const Batch& batch, Device device) const {
-  Batch out = batch.to(device);
-  if (parameters)
-    for (const NamedTensor& entry : batch)
-      if (is_floating(entry.tensor.dtype())) out.set(entry.name, out[entry.name].to(*parameters));
-  return out;
+void Precision::cast(Batch& batch) const {
+  if (!parameters) return;
+  for (const NamedTensor& entry : batch)
+    if (is_floating(entry.tensor.dtype())) batch.set(entry.name, entry.tensor.to(*parameters));
 }
 
 }  // namespace v0

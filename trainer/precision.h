@@ -17,8 +17,8 @@ struct Precision {
 
   /// "32-true" leaves tensors as they are. Throws ConfigError, with the list, for an unknown name.
   static Precision parse(std::string_view name);
-  /// The batch on a device, its floating tensors converted.
-  Batch prepare(const Batch& batch, Device device) const;
+  /// Converts a batch's floating tensors.
+  void cast(Batch& batch) const;
 };
 
 }  // namespace v0

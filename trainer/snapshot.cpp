@@ -12,39 +12,11 @@ Checkpoint::Loader describe(const DataLoader& loader) {
   return {loader.size(), loader.global_batch_size(0), loader.options().seed};
 }
 
-bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
-  return a.beta1 != b.beta1 || a.beta2 != b.beta2 || a.eps != b.eps || a.weight_decay != b.weight_decay ||
-         a.momentum != b.momentum || a.dampening != b.dampening || a.nesterov != b.nesterov ||
-         a.maximize != b.maximize || a.decoupled != b.decoupled;
-}
-
-void restore_optimizer(TrainerState& s, const Checkpoint& checkpoint) {
-  const bool has = static_cast<bool>(s.optimizer.optimizer);
-  check(has == !checkpoint.optimizers.empty(), "resume: the checkpoint has {} optimizers, the module has {}",
-        checkpoint.optimizers.size(), has ? 1 : 0);
-  if (!has) return;
-  optim::Optimizer& optimizer = *s.optimizer.optimizer;
-  const Checkpoint::Optimizer& saved = checkpoint.optimizers[0];
-  check(saved.type == optimizer.name() && saved.groups.size() == optimizer.groups() &&
-            saved.base_lr.size() == optimizer.groups(),
-        "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type,
-        saved.groups.size(), optimizer.name(), optimizer.groups());
-  optimizer.load_state_dict(saved.state);
-  bool lr_differs = false;
-  for (std::size_t g = 0; g < optimizer.groups(); ++g) {
-    if (differ_but_lr(optimizer.numbers(g), saved.groups[g]))
-      s.console.warn(
-          "resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
-    lr_differs |= s.base_lr[g] != saved.base_lr[g];
-    optimizer.set_lr(g, saved.base_lr[g]);
-  }
-  if (lr_differs) s.console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
-  s.base_lr = saved.base_lr;
-  if (s.scheduler) {
-    s.scheduler.emplace(optimizer, s.optimizer.schedule);
-    s.scheduler->set_steps(saved.schedule_steps);
-  }
-  for (std::size_t g = 0; g < optimizer.groups(); ++g) optimizer.set_lr(g, saved.groups[g].lr);
+void restore_optimizers(TrainerState& s, const Checkpoint& checkpoint) {
+  check(s.optimizers.size() == checkpoint.optimizers.size(),
+        "resume: the checkpoint has {} optimizers, the module has {}", checkpoint.optimizers.size(),
+        s.optimizers.size());
+  for (std::size_t i = 0; i < s.optimizers.size(); ++i) s.optimizers[i].restore(checkpoint.optimizers[i], s.console);
 }
 
 void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
@@ -67,17 +39,10 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
 Checkpoint take_snapshot(TrainerState& s) {
   Checkpoint c;
   c.model = s.module->state_dict();
-  if (s.counters.window > 0)
+  if (s.counters.losses > 0)
     for (const NamedTensor& p : s.module->parameters())
       if (const Tensor gradient = p.tensor.grad(); gradient.defined()) c.accumulation.push_back({p.name, gradient});
-  if (const auto& optimizer = s.optimizer.optimizer) {
-    Checkpoint::Optimizer& o = c.optimizers.emplace_back();
-    o.type = optimizer->name();
-    o.state = optimizer->state_dict();
-    for (std::size_t g = 0; g < optimizer->groups(); ++g) o.groups.push_back(optimizer->numbers(g));
-    o.base_lr = s.base_lr;
-    o.schedule_steps = s.scheduler ? s.scheduler->steps() : 0;
-  }
+  for (const ActiveOptimizer& active : s.optimizers) c.optimizers.push_back(active.state());
   if (s.scaler) c.scaler = s.scaler->state_dict();
   c.generator = s.generator;
   c.seed = s.seed;
@@ -88,7 +53,7 @@ Checkpoint take_snapshot(TrainerState& s) {
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
   for (const Shared<Logger>& logger : s.loggers) c.loggers.push_back(logger->state());
-  s.call_module(HookPoint::on_save_checkpoint, &TrainingModule::on_save_checkpoint, c.user);
+  s.call(HookPoint::on_save_checkpoint, &Callback::on_save_checkpoint, &TrainingModule::on_save_checkpoint, c);
   return c;
 }
 
@@ -136,7 +101,7 @@ void restore_loggers(TrainerState& s, const Checkpoint& c) {
 }
 
 void restore_model(TrainerState& s, const Checkpoint& c) {
-  s.call_module(HookPoint::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c.user);
+  s.call(HookPoint::on_load_checkpoint, &Callback::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c);
   s.module->load_state_dict(c.model);
   std::string unused;
   for (const auto& saved : c.callbacks) {
@@ -153,9 +118,9 @@ void restore_progress(TrainerState& s, const Checkpoint& c) {
   if (now.size != c.loader.size || now.batch_size != c.loader.batch_size || now.seed != c.loader.seed)
     s.console.warn(
         "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");
-  restore_optimizer(s, c);
+  restore_optimizers(s, c);
   if (s.scaler && !c.scaler.empty()) s.scaler->load_state_dict(c.scaler);
-  check(c.counters.window == 0 || (!s.world && c.ranks == 1),
+  check(c.counters.losses == 0 || (!s.world && c.ranks == 1),
         "resume: the checkpoint was made within an accumulation window; that goes on only from one rank on one, got {} "
         "on {}",
         c.ranks, s.ranks());

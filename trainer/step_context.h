@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "anneal/core/tensor.h"
+#include "anneal/trainer/metric_map.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -42,10 +43,27 @@ class StepContext {
   /// Records a metric: Trainer::log.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  /// Records several with the same options.
+  void log_dict(const MetricMap& values, const LogOptions& options = {});
+
+  /// In training_step: the returned loss is a sum over so many items, of tokens for example. The accumulation window's
+  /// gradient, over all ranks, is then the sum of its losses' divided by the sum of their weights: every item counts
+  /// alike, however they are spread. All steps of a window set one, or none does.
+  void set_weight(double items);
+  const std::optional<double>& weight() const { return weight_; }
+  /// With manual optimization: this batch changed weights by other means than an optimizer, and counts as a step.
+  void count_step() { counts_step_ = true; }
+  bool counts_step() const { return counts_step_; }
+  /// In on_train_batch_start: ends the epoch before this batch is trained on. An accumulation window that is open is
+  /// stepped with what it has. With several ranks all of them must do it at the same batch.
+  void skip_epoch() { skips_epoch_ = true; }
+  bool skips_epoch() const { return skips_epoch_; }
 
  private:
   Trainer* trainer_;
   std::int64_t batch_idx_;
+  std::optional<double> weight_;
+  bool skips_epoch_ = false, counts_step_ = false;
 };
 
 }  // namespace v0

@@ -22,50 +22,92 @@ bool is(const Shared<Callback>& callback) {
   return dynamic_cast<const T*>(callback.get()) != nullptr;
 }
 
-// Those given, then the standard ones, checkpoints last.
-std::vector<Shared<Callback>> complete_callbacks(const TrainerOptions& o) {
-  std::vector<Shared<Callback>> callbacks = o.callbacks;
+// Checkpoints last, and only what this rank calls; throws for callbacks that contradict each other or the options.
+void set_callbacks(TrainerState& s, std::vector<Shared<Callback>> callbacks) {
   for (const auto& callback : callbacks)
     check<ConfigError>(static_cast<bool>(callback), "callbacks: one of them is null");
   const auto bars = std::count_if(callbacks.begin(), callbacks.end(), is<ProgressBar>);
   const auto checkpoints = std::count_if(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>);
   check<ConfigError>(bars <= 1, "callbacks: expected at most one ProgressBar, got {}", bars);
-  check<ConfigError>(o.enable_progress_bar || bars == 0, "enable_progress_bar: false, but callbacks has a ProgressBar");
-  check<ConfigError>(o.enable_checkpointing || checkpoints == 0,
+  check<ConfigError>(s.options.enable_progress_bar || bars == 0,
+                     "enable_progress_bar: false, but callbacks has a ProgressBar");
+  check<ConfigError>(s.options.enable_checkpointing || checkpoints == 0,
                      "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
-  if (o.enable_progress_bar && bars == 0) callbacks.push_back(ProgressBar());
-  if (o.enable_checkpointing && checkpoints == 0 && o.fast_dev_run == 0) callbacks.push_back(ModelCheckpoint());
   std::stable_partition(callbacks.begin(), callbacks.end(),
                         [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
   for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
     for (auto b = callbacks.begin(); b != a; ++b)
       check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(),
                          "callbacks: two have the state key \"{}\"", (*a)->state_key());
+  const auto quiet = std::stable_partition(callbacks.begin(), callbacks.end(), [&](const auto& callback) {
+    return s.rank() == 0 || !callback->rank_zero_only();
+  });
+  s.quiet_callbacks.assign(quiet, callbacks.end());
+  callbacks.erase(quiet, callbacks.end());
+  s.callbacks = std::move(callbacks);
+}
+
+// Those given, then the standard ones.
+std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o) {
+  std::vector<Shared<Callback>> callbacks = o.callbacks;
+  if (o.enable_progress_bar && std::none_of(callbacks.begin(), callbacks.end(), is<ProgressBar>))
+    callbacks.push_back(ProgressBar());
+  if (o.enable_checkpointing && std::none_of(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>) &&
+      o.fast_dev_run == 0)
+    callbacks.push_back(ModelCheckpoint());
   return callbacks;
 }
 
-void make_optimizer(TrainerState& s) {
-  s.scheduler.reset();
-  s.scaler.reset();
-  s.base_lr.clear();
-  s.optimizer = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
-  check<ConfigError>(s.optimizer.frequency >= 1, "frequency: expected at least 1, got {}", s.optimizer.frequency);
-  if (!s.optimizer.optimizer) {
-    check<ConfigError>(!s.optimizer.schedule, "configure_optimizers: returned a schedule without an optimizer");
-    s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
-    return;
+// The module's callbacks take their places.
+void add_callbacks_of_module(TrainerState& s) {
+  const std::vector<Shared<Callback>> own = s.call_module(HookPoint::configure_callbacks, &M::configure_callbacks);
+  if (own.empty()) return;
+  std::vector<Shared<Callback>> all = s.callbacks;
+  all.insert(all.end(), s.quiet_callbacks.begin(), s.quiet_callbacks.end());
+  for (const auto& callback : own) {
+    check<ConfigError>(static_cast<bool>(callback), "configure_callbacks: one of them is null");
+    if (std::erase_if(all, [&](const auto& other) { return callback->replaces(*other); }) > 0)
+      s.console.print("configure_callbacks: a callback of the module replaces the Trainer's of its type");
   }
-  optim::Optimizer& optimizer = *s.optimizer.optimizer;
-  for (std::size_t g = 0; g < optimizer.groups(); ++g) s.base_lr.push_back(optimizer.lr(g));
-  if (s.optimizer.schedule) s.scheduler.emplace(optimizer, s.optimizer.schedule);
-  if (s.precision.autocast) optimizer.keep_twins(*s.precision.autocast);
-  if (s.precision.scaled) s.scaler.emplace(s.options.grad_scaler.value_or(optim::GradScalerOptions{}));
+  all.insert(all.end(), own.begin(), own.end());
+  set_callbacks(s, std::move(all));
+}
+
+// On one rank of each machine, while the others wait.
+void prepare_data(TrainerState& s) {
+  if (s.trainer.local_rank() == 0) s.call_module(HookPoint::prepare_data, &M::prepare_data);
+  if (s.world) s.world->group().barrier();
+}
+
+void make_optimizers(TrainerState& s) {
+  s.optimizers.clear();
+  s.scaler.reset();
+  const TrainerOptions& o = s.options;
+  s.automatic = s.module->automatic_optimization();
+  check<ConfigError>(s.automatic || o.accumulate_grad_batches == 1,
+                     "accumulate_grad_batches: expected 1 with manual optimization, got {}; training_step decides when "
+                     "to step",
+                     o.accumulate_grad_batches);
+  check<ConfigError>(s.automatic || o.gradient_clip_val == 0,
+                     "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
+                     o.gradient_clip_val);
+  const OptimizerConfig config = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
+  for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry);
+  check<ConfigError>(
+      !s.automatic || s.optimizers.size() <= 1,
+      "configure_optimizers: expected one optimizer, got {}; for more override automatic_optimization to "
+      "return false, and step them in training_step",
+      s.optimizers.size());
+  if (s.optimizers.empty()) s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
+  for (ActiveOptimizer& active : s.optimizers)
+    if (s.precision.autocast) active.optimizer().keep_twins(*s.precision.autocast);
+  if (s.precision.scaled && !s.optimizers.empty()) s.scaler.emplace(o.grad_scaler.value_or(optim::GradScalerOptions{}));
 }
 
 // All ranks start from rank 0's weights; it is an error if their models differ in more than those.
 void join_ranks(TrainerState& s) {
   if (!s.world) return;
-  s.make_reducer();
+  for (ActiveOptimizer& active : s.optimizers) active.reducer(s.world->group());
   dist::broadcast(s.world->group(), s.module->parameters());
   dist::broadcast(s.world->group(), s.module->buffers());
 }
@@ -147,7 +189,10 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
   const GeneratorScope random(s.generator);
   const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
   try {
+    add_callbacks_of_module(s);
+    prepare_data(s);
     s.call(HookPoint::setup, &C::setup, &M::setup, stage);
+    s.call_module(HookPoint::configure_model, &M::configure_model);
     s.place_module();
     body();
     if (s.world) s.world->group().barrier();
@@ -200,7 +245,7 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
   StopReason reason{};
   run(s, Stage::fit, module, [&] {
     if (resumed) restore_model(s, *resumed);
-    make_optimizer(s);
+    make_optimizers(s);
     join_ranks(s);
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     FitLoop loop(s);
@@ -232,6 +277,11 @@ MetricMap evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, c
   return metrics;
 }
 
+void check_part(const TrainingModule& module, bool there, const char* part) {
+  check<ConfigError>(there, "{}: the module ({}) does not override it, and this run needs it", part,
+                     module.type_name());
+}
+
 void print_metrics(Console& console, Stage stage, const MetricMap& metrics) {
   std::size_t width = 0;
   for (const auto& [name, value] : metrics) width = std::max(width, name.size());
@@ -254,15 +304,8 @@ Trainer::Trainer(TrainerOptions options) {
   const bool epochs_unset = !options.max_epochs && options.max_steps == -1 && options.fast_dev_run == 0;
   state_ = std::make_unique<TrainerState>(*this, std::move(options));
   TrainerState& s = *state_;
-  s.callbacks = complete_callbacks(s.options);
-  if (s.rank() > 0) {
-    const auto quiet = std::stable_partition(s.callbacks.begin(), s.callbacks.end(),
-                                             [](const auto& callback) { return !callback->rank_zero_only(); });
-    s.quiet_callbacks.assign(quiet, s.callbacks.end());
-    s.callbacks.erase(quiet, s.callbacks.end());
-  } else {
-    s.loggers = s.options.logger.loggers();
-  }
+  set_callbacks(s, with_standard_callbacks(s.options));
+  if (s.rank() == 0) s.loggers = s.options.logger.loggers();
   if (s.options.logger.standard() && s.rank() == 0)
     s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
   if (epochs_unset)
@@ -272,25 +315,25 @@ Trainer::Trainer(TrainerOptions options) {
 
 Trainer::~Trainer() = default;
 
-FitResult Trainer::run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val,
-                           const FitOptions& options) {
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
+                           const DataLoader* val, const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
+  check_part(module, parts.training_step, "training_step");
+  check_part(module, parts.configure_optimizers, "configure_optimizers");
+  if (val && !parts.validation_step) {
+    s.console.warn("there is a loader for validation, but the module has no validation_step; nothing is validated");
+    val = nullptr;
+  }
   return telling_ranks(s, [&] { return train_module(s, module, train, val, options); });
 }
 
-std::vector<MetricMap> Trainer::validate(TrainingModule& module, const DataLoader& loader,
-                                         const EvaluateOptions& options) {
-  return run_evaluation(Stage::validate, module, loader, options);
-}
-std::vector<MetricMap> Trainer::test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options) {
-  return run_evaluation(Stage::test, module, loader, options);
-}
-
-std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader,
-                                               const EvaluateOptions& options) {
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
+                                               const DataLoader& loader, const EvaluateOptions& options) {
   TrainerState& s = *state_;
-  check(!s.module, "{}: this Trainer is in a run already", stage == Stage::validate ? "validate" : "test");
+  const bool validates = stage == Stage::validate;
+  check(!s.module, "{}: this Trainer is in a run already", validates ? "validate" : "test");
+  check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
   MetricMap metrics = telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loader); });
   if (options.verbose) print_metrics(s.console, stage, metrics);
   return {std::move(metrics)};
@@ -361,10 +404,16 @@ std::filesystem::path Trainer::log_dir() const {
   return state_->loggers.empty() ? state_->options.default_root_dir : state_->loggers.front()->log_dir();
 }
 const std::filesystem::path& Trainer::resumed_from() const { return state_->resumed_from; }
-optim::Optimizer* Trainer::optimizer() const { return state_->optimizer.optimizer.get(); }
-std::optional<Interval> Trainer::schedule_interval() const {
-  return state_->scheduler ? std::optional(state_->optimizer.interval) : std::nullopt;
+std::vector<optim::Optimizer*> Trainer::optimizers() const {
+  std::vector<optim::Optimizer*> all;
+  for (const ActiveOptimizer& active : state_->optimizers) all.push_back(&active.optimizer());
+  return all;
 }
+optim::Optimizer* Trainer::optimizer() const {
+  return state_->optimizers.empty() ? nullptr : &state_->optimizers[0].optimizer();
+}
+std::int64_t Trainer::optimizer_steps(std::size_t i) const { return state_->optimizers.at(i).steps; }
+const OptimizerEntry& Trainer::optimizer_entry(std::size_t i) const { return state_->optimizers.at(i).entry(); }
 std::uint64_t Trainer::seed() const { return state_->seed; }
 Generator& Trainer::generator() { return state_->generator; }
 

@@ -21,6 +21,7 @@
 #include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/model_checkpoint.h"
 #include "anneal/trainer/model_summary.h"
+#include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/on_exception_checkpoint.h"
 #include "anneal/trainer/options.h"
 #include "anneal/trainer/progress_bar.h"
@@ -75,18 +76,23 @@ class Trainer {
   template <std::derived_from<TrainingModule> M>
   FitResult fit(M& module, const DataLoader& train, const FitOptions& options = {}) {
     nn::check_registered(module, sizeof(M));
-    return run_fit(module, train, nullptr, options);
+    return run_fit(module, parts_of(module), train, nullptr, options);
   }
   template <std::derived_from<TrainingModule> M>
   FitResult fit(M& module, const DataLoader& train, const DataLoader& val, const FitOptions& options = {}) {
     nn::check_registered(module, sizeof(M));
-    return run_fit(module, train, &val, options);
+    return run_fit(module, parts_of(module), train, &val, options);
   }
 
   /// The metrics of each loader.
-  std::vector<MetricMap> validate(TrainingModule& module, const DataLoader& loader,
-                                  const EvaluateOptions& options = {});
-  std::vector<MetricMap> test(TrainingModule& module, const DataLoader& loader, const EvaluateOptions& options = {});
+  template <std::derived_from<TrainingModule> M>
+  std::vector<MetricMap> validate(M& module, const DataLoader& loader, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, module, parts_of(module), loader, options);
+  }
+  template <std::derived_from<TrainingModule> M>
+  std::vector<MetricMap> test(M& module, const DataLoader& loader, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, module, parts_of(module), loader, options);
+  }
 
   // ---- for hooks ----
 
@@ -150,18 +156,22 @@ class Trainer {
   std::filesystem::path log_dir() const;
   /// The file that this run was resumed from, or empty.
   const std::filesystem::path& resumed_from() const;
-  /// Null if the module has none.
+  /// Those of the run, in configure_optimizers' order, and the first, or null.
+  std::vector<optim::Optimizer*> optimizers() const;
   optim::Optimizer* optimizer() const;
-  /// Of the steps of its schedule; nullopt: it has none.
-  std::optional<Interval> schedule_interval() const;
+  /// Each one's steps so far, and what configure_optimizers said of it.
+  std::int64_t optimizer_steps(std::size_t i = 0) const;
+  const OptimizerEntry& optimizer_entry(std::size_t i = 0) const;
   std::uint64_t seed() const;
   /// What the run's random numbers are drawn from.
   Generator& generator();
 
  private:
-  FitResult run_fit(TrainingModule& module, const DataLoader& train, const DataLoader* val, const FitOptions& options);
-  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const DataLoader& loader,
-                                        const EvaluateOptions& options);
+  friend class TrainingModule;
+  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const DataLoader* val,
+                    const FitOptions& options);
+  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
+                                        const DataLoader& loader, const EvaluateOptions& options);
 
   std::unique_ptr<TrainerState> state_;
 };

@@ -66,16 +66,20 @@ DataLoader TrainerState::share_of(const DataLoader& loader) const {
 }
 
 double TrainerState::weight_of(const Batch& batch) const {
+  if (batch.empty()) return 0;
   if (!world) return 1;
   if (!options.use_distributed_sampler) return 1.0 / ranks();
   return static_cast<double>(batch.size()) / static_cast<double>(train->global_batch_size(counters.batch.ready));
 }
 
-void TrainerState::make_reducer() {
-  if (!world || !optimizer.optimizer) return reducer.reset();
-  const std::span<const optim::Arena> arenas = optimizer.optimizer->arenas();
-  reducer.emplace(world->group(), arenas);
-  dist::check_same(world->group(), arenas, reducer->buckets());
+void TrainerState::count_skipped_step() {
+  if (++skips_in_a_row < 100) return;
+  const double scale = scaler->scale_value();
+  check(
+      scale >= 1,
+      "loss scale collapsed: {} after {} steps in a row whose gradients were not finite; the model diverged, or has a "
+      "layer that leaves the range of f16 (detect_anomaly names the op)",
+      scale, skips_in_a_row);
 }
 
 void TrainerState::seed_batch() {
@@ -89,9 +93,12 @@ void TrainerState::place_module() {
   if (device != Device{}) module->to(device);
 }
 
-const Batch& TrainerState::place(const Batch& batch, Batch& kept) const {
-  if (device == Device{} && !precision.parameters) return batch;
-  return kept = precision.prepare(batch, device);
+void TrainerState::transfer(Batch& batch) {
+  using M = TrainingModule;
+  call_module(HookPoint::on_before_batch_transfer, &M::on_before_batch_transfer, batch);
+  call_module(HookPoint::transfer_batch_to_device, &M::transfer_batch_to_device, batch, device);
+  precision.cast(batch);
+  call_module(HookPoint::on_after_batch_transfer, &M::on_after_batch_transfer, batch);
 }
 
 void TrainerState::attach(TrainingModule* to) {

@@ -7,9 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "anneal/dist/reducer.h"
 #include "anneal/dist/world.h"
-#include "anneal/optim/schedule.h"
+#include "anneal/trainer/active_optimizer.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/counters.h"
 #include "anneal/trainer/metric_log.h"
@@ -41,12 +40,13 @@ struct TrainerState {
 
   // Of the run.
   TrainingModule* module = nullptr;
-  OptimizerConfig optimizer;
-  std::vector<double> base_lr;
-  std::optional<optim::LRScheduler> scheduler;
+  bool automatic = true;  ///< the module's automatic_optimization()
+  std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
-  std::optional<dist::Reducer> reducer;
-  int skips_in_a_row = 0;    ///< of steps, by the scaler
+  int skips_in_a_row = 0;                         ///< of steps, by the scaler
+  double batch_share = 1;                         ///< of the running batch: this rank's
+  bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
+  bool toggled = false;
   bool stop_agreed = false;  ///< by all ranks
   const DataLoader* train = nullptr;
   const DataLoader* val = nullptr;
@@ -66,10 +66,15 @@ struct TrainerState {
 
   /// This rank's share of a loader, or all of it.
   DataLoader share_of(const DataLoader& loader) const;
-  /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty.
+  /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which
+  /// is worth a warning if no other rank has a part of it.
   double weight_of(const Batch& batch) const;
-  /// What sums gradients over the ranks, for the optimizer's arenas as they are now; they all call it.
-  void make_reducer();
+  /// What sums the gradients of automatic optimization over the ranks; null on one rank. They all call it.
+  dist::Reducer* reducer() {
+    return world && automatic && !optimizers.empty() ? &optimizers[0].reducer(world->group()) : nullptr;
+  }
+  /// A step whose gradients were not finite moves nothing but the scale; a hundred in a row are an Error.
+  void count_skipped_step();
   /// A training step's or an evaluation's ops are cast while it lives.
   Autocast autocast() const { return Autocast(precision.autocast ? precision.autocast : autocast_dtype()); }
   /// Of several ranks, each draws its own random numbers, in each batch from a stream of its own: a checkpoint needs to
@@ -77,8 +82,8 @@ struct TrainerState {
   void seed_batch();
   /// Puts the module where it is trained, in the precision's dtype.
   void place_module();
-  /// A batch there; `kept` holds it if that takes a copy.
-  const Batch& place(const Batch& batch, Batch& kept) const;
+  /// Brings a batch there, with the module's hooks.
+  void transfer(Batch& batch);
 
   /// While it lives, a hook is running.
   class At {

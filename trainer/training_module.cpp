@@ -1,5 +1,8 @@
 #include "anneal/trainer/training_module.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -18,8 +21,13 @@ void TrainingModule::validation_step(const Batch&, StepContext&) { missing(*this
 void TrainingModule::test_step(const Batch&, StepContext&) { missing(*this, "test_step"); }
 OptimizerConfig TrainingModule::configure_optimizers() { missing(*this, "configure_optimizers"); }
 
+void TrainingModule::transfer_batch_to_device(Batch& batch, Device device) {
+  const auto is_elsewhere = [&](const NamedTensor& entry) { return entry.tensor.device() != device; };
+  if (std::any_of(batch.begin(), batch.end(), is_elsewhere)) batch = batch.to(device);
+}
+
 Trainer& TrainingModule::trainer() const {
-  check(trainer_, "trainer: {} is not part of a run", type_name());
+  if (!trainer_) throw Error(format("trainer: {} is not part of a run", type_name()));  // the name takes a while
   return *trainer_;
 }
 void TrainingModule::log(std::string_view name, double value, const LogOptions& options) {
@@ -29,6 +37,18 @@ void TrainingModule::log(std::string_view name, const Tensor& value, const LogOp
   trainer().log(name, value, options);
 }
 
+void TrainingModule::clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
+  const TrainerOptions& options = trainer().options();
+  check<ConfigError>(algorithm == "norm" || algorithm == "value",
+                     "clip_gradients: expected the algorithm norm or value, got \"{}\"", algorithm);
+  check<ConfigError>(
+      options.gradient_clip_val == 0 ||
+          (options.gradient_clip_val == value && options.gradient_clip_algorithm == algorithm),
+      "clip_gradients: the Trainer's gradient_clip_val is {} by {}, got {} by {}; leave the options unset",
+      options.gradient_clip_val, options.gradient_clip_algorithm, value, algorithm);
+  optimizer.defer_clipping(algorithm == "norm" ? value : 0, algorithm == "value" ? value : 0);
+}
+
 std::int64_t StepContext::current_epoch() const { return trainer_->current_epoch(); }
 std::int64_t StepContext::global_step() const { return trainer_->global_step(); }
 void StepContext::log(std::string_view name, double value, const LogOptions& options) {
@@ -36,6 +56,13 @@ void StepContext::log(std::string_view name, double value, const LogOptions& opt
 }
 void StepContext::log(std::string_view name, const Tensor& value, const LogOptions& options) {
   trainer_->log(name, value, options);
+}
+void StepContext::log_dict(const MetricMap& values, const LogOptions& options) {
+  for (const auto& [name, value] : values) trainer_->log(name, value, options);
+}
+void StepContext::set_weight(double items) {
+  check(std::isfinite(items) && items >= 0, "set_weight: expected a number of items from 0 on, got {}", items);
+  weight_ = items;
 }
 
 }  // namespace v0

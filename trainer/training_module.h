@@ -2,28 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
+#include <vector>
 
 #include "anneal/data/batch.h"
 #include "anneal/nn/module.h"
-#include "anneal/optim/schedule.h"
+#include "anneal/trainer/callback.h"
 #include "anneal/trainer/hook_point.h"
+#include "anneal/trainer/manual_optimization.h"
 #include "anneal/trainer/metric_map.h"
-#include "anneal/trainer/shared.h"
+#include "anneal/trainer/optimizer_config.h"
 #include "anneal/trainer/step_context.h"
 
 namespace anneal {
 inline namespace v0 {
-
-enum class Interval : std::uint8_t { epoch, step };
-
-/// What configure_optimizers returns: `{optim::AdamW(parameters(), {.lr = 1e-3}), optim::cosine_annealing_lr(10)}`.
-struct OptimizerConfig {
-  Shared<optim::Optimizer> optimizer = {};  ///< none: nothing is updated
-  optim::Schedule schedule = {};            ///< of the learning rate; none: it stays
-  Interval interval = Interval::epoch;      ///< of the schedule's steps
-  std::int64_t frequency = 1;               ///< the schedule moves every so many epochs, or optimizer steps
-};
 
 /// A module that a Trainer can train:
 ///
@@ -42,12 +35,19 @@ class TrainingModule : public nn::Module {
 
   // ---- the parts ----
 
-  /// The loss of a batch, a scalar. An undefined tensor: the batch takes no part in the update.
+  /// The loss of a batch, a scalar. An undefined tensor: the batch takes no part in the update. With manual
+  /// optimization the returned loss is for on_train_batch_end alone.
   virtual Tensor training_step(const Batch& batch, StepContext& step);
   /// Log metrics here; gradients are not recorded and the module is in eval mode.
   virtual void validation_step(const Batch& batch, StepContext& step);
   virtual void test_step(const Batch& batch, StepContext& step);
   virtual OptimizerConfig configure_optimizers();
+  /// Makes the parts that are too large to be made on every use of the type: called once per run, after setup.
+  virtual void configure_model() {}
+  /// Callbacks that belong to the model. Each replaces those of the Trainer that it `replaces`.
+  virtual std::vector<Shared<Callback>> configure_callbacks() { return {}; }
+  /// Downloads and the like: called on one rank of each machine, while the others wait. Keep nothing in members here.
+  virtual void prepare_data() {}
 
   // ---- hooks, each called after the callbacks' ones of the same name ----
 
@@ -81,15 +81,25 @@ class TrainingModule : public nn::Module {
   virtual void on_test_batch_start(const Batch&, StepContext&) {}
   virtual void on_test_batch_end(const Batch&, StepContext&) {}
 
-  /// Values of its own for the checkpoint. Parameters and buffers are in it anyway.
-  virtual void on_save_checkpoint(StateMap&) {}
-  virtual void on_load_checkpoint(const StateMap&) {}
+  /// Values and tensors of its own for the checkpoint (Checkpoint::user and extra). Parameters and buffers are in it
+  /// anyway; on_load_checkpoint comes before they are read.
+  virtual void on_save_checkpoint(Checkpoint&) {}
+  virtual void on_load_checkpoint(const Checkpoint&) {}
 
   // ---- what the loop does by default ----
 
   virtual void backward(const Tensor& loss) { loss.backward(); }
   virtual void optimizer_zero_grad(optim::Optimizer& optimizer) { optimizer.zero_grad(); }
   virtual void optimizer_step(optim::Optimizer& optimizer) { optimizer.step(); }
+  virtual void lr_scheduler_step(optim::LRScheduler& scheduler) { scheduler.step(); }
+  /// Chooses how the step clips, by calling `clip_gradients`; the arguments are the Trainer's options.
+  virtual void configure_gradient_clipping(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
+    clip_gradients(optimizer, value, algorithm);
+  }
+  /// Around the way of every batch to the device; for augmentation where the model is.
+  virtual void on_before_batch_transfer(Batch&) {}
+  virtual void transfer_batch_to_device(Batch& batch, Device device);
+  virtual void on_after_batch_transfer(Batch&) {}
   /// Before and after an evaluation. Afterwards every module's own mode is restored in any case, before this is called.
   virtual void on_validation_model_eval() { eval(); }
   virtual void on_validation_model_train() {}
@@ -98,6 +108,24 @@ class TrainingModule : public nn::Module {
   /// Before a check that does not lie within an accumulation window.
   virtual void on_validation_model_zero_grad() { zero_grad(); }
 
+  // ---- manual optimization: training_step runs backward and the optimizers, as for adversarial training ----
+  //
+  //   Tensor loss = critic_loss(batch);
+  //   const auto only = toggled(1);         // the other optimizers' parameters get no gradients
+  //   manual_backward(loss);
+  //   optimizer(1).step();
+  //   optimizer(1).zero_grad();
+
+  /// False: the Trainer leaves backward, the optimizers and schedules to training_step. Its accumulation and clipping
+  /// options must then be unset; see clip_gradients.
+  virtual bool automatic_optimization() const { return true; }
+  /// loss.backward(), scaled as the precision needs; with several ranks weighted by this rank's share of the batch.
+  void manual_backward(const Tensor& loss);
+  /// One of configure_optimizers' optimizers, by its number; valid in training_step.
+  ManualOptimizer optimizer(std::size_t i = 0) const;
+  /// While the result lives, only that optimizer's parameters require gradients. Throws Error if another one lives.
+  Toggled toggled(std::size_t i);
+
   // ---- in a run ----
 
   /// Throws Error outside of a run.
@@ -105,9 +133,13 @@ class TrainingModule : public nn::Module {
   /// Trainer::log, for hooks that get no StepContext.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  /// Makes the optimizer's next step clip gradients: to a norm, or by value. 0: it does not. Throws ConfigError for
+  /// something else than the Trainer's gradient_clip_val and gradient_clip_algorithm, where those are set.
+  void clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm = "norm");
 
  private:
   friend struct TrainerState;
+  TrainerState& state() const;
   Trainer* trainer_ = nullptr;
 };
 

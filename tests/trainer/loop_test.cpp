@@ -294,7 +294,7 @@ TEST(Runs, AMissingPartIsNamed) {
   Empty empty;
   Trainer trainer(quiet({.max_epochs = 1}));
   EXPECT_TRUE(
-      message_of<ConfigError>([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("configure_optimizers"));
+      message_of<ConfigError>([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("training_step"));
   EXPECT_TRUE(message_of<ConfigError>([&] { trainer.test(empty, counting_loader(1)); }).starts_with("test_step"));
   EXPECT_TRUE(
       message_of<ConfigError>([&] { trainer.validate(empty, counting_loader(1)); }).starts_with("validation_step"));

@@ -44,9 +44,9 @@ struct Net : TrainingModule {
     step.log("largest", amax(batch["y"]), {.reduce = "max", .sync_dist = true});
   }
   OptimizerConfig configure_optimizers() override {
-    return {.optimizer = optim::AdamW(parameters(), {.lr = 0.01}),
+    return {{.optimizer = optim::AdamW(parameters(), {.lr = 0.01}),
             .schedule = optim::warmup_cosine(5, 60),
-            .interval = Interval::step};
+            .interval = Interval::step}};
   }
 };
 

@@ -25,8 +25,10 @@ struct Model : TrainingModule {
   OptimizerConfig configure_optimizers() override {
     return {optim::AdamW(parameters(), {.lr = 1e-2}), optim::cosine_annealing_lr(20), Interval::step};
   }
-  void on_save_checkpoint(StateMap& state) override { state["seen"] = seen; }
-  void on_load_checkpoint(const StateMap& state) override { seen = std::get<std::int64_t>(state.at("seen")); }
+  void on_save_checkpoint(Checkpoint& checkpoint) override { checkpoint.user["seen"] = seen; }
+  void on_load_checkpoint(const Checkpoint& checkpoint) override {
+    seen = std::get<std::int64_t>(checkpoint.user.at("seen"));
+  }
 };
 
 DataLoader loader(int workers, std::int64_t n = 20) {

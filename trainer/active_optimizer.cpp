@@ -1,0 +1,66 @@
+#include "anneal/trainer/active_optimizer.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
+  a.lr = b.lr;
+  return a != b;
+}
+
+}  // namespace
+
+ActiveOptimizer::ActiveOptimizer(OptimizerEntry entry) : entry_(std::move(entry)) {
+  check<ConfigError>(static_cast<bool>(entry_.optimizer),
+                     "configure_optimizers: one of several optimizers is null, or a schedule has none");
+  check<ConfigError>(entry_.frequency >= 1, "frequency: expected at least 1, got {}", entry_.frequency);
+  for (std::size_t g = 0; g < optimizer().groups(); ++g) base_lr_.push_back(optimizer().lr(g));
+  if (entry_.schedule) scheduler_.emplace(optimizer(), entry_.schedule);
+}
+
+dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
+  const std::span<const optim::Arena> arenas = optimizer().arenas();
+  if (!reducer_ || !reducer_->serves(arenas)) {
+    reducer_.emplace(group, arenas);
+    dist::check_same(group, arenas, reducer_->buckets());
+  }
+  return *reducer_;
+}
+
+Checkpoint::Optimizer ActiveOptimizer::state() const {
+  Checkpoint::Optimizer saved{.type = optimizer().name(),
+                              .state = optimizer().state_dict(),
+                              .groups = {},
+                              .base_lr = base_lr_,
+                              .schedule_steps = scheduler_ ? scheduler_->steps() : 0,
+                              .steps = steps};
+  for (std::size_t g = 0; g < optimizer().groups(); ++g) saved.groups.push_back(optimizer().numbers(g));
+  return saved;
+}
+
+void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& console) {
+  optim::Optimizer& own = optimizer();
+  check(saved.type == own.name() && saved.groups.size() == own.groups() && saved.base_lr.size() == own.groups(),
+        "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type,
+        saved.groups.size(), own.name(), own.groups());
+  own.load_state_dict(saved.state);
+  for (std::size_t g = 0; g < own.groups(); ++g) {
+    if (differ_but_lr(own.numbers(g), saved.groups[g]))
+      console.warn(
+          "resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
+    own.set_lr(g, saved.base_lr[g]);
+  }
+  if (base_lr_ != saved.base_lr)
+    console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
+  base_lr_ = saved.base_lr;
+  if (scheduler_) {
+    scheduler_.emplace(own, entry_.schedule);
+    scheduler_->set_steps(saved.schedule_steps);
+  }
+  for (std::size_t g = 0; g < own.groups(); ++g) own.set_lr(g, saved.groups[g].lr);
+  steps = saved.steps;
+}
+
+}  // namespace v0
+}  // namespace anneal

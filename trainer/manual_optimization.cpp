@@ -1,0 +1,102 @@
+#include "anneal/trainer/manual_optimization.h"
+
+#include "anneal/core/ops.h"
+#include "anneal/trainer/trainer_state.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace {
+
+void check_manual(const TrainerState& s, const char* what) {
+  check(!s.automatic, "{}: the module's automatic_optimization is true; override it to return false", what);
+  check(s.log.point() == HookPoint::training_step, "{}: expected in training_step, was called in {}", what,
+        info(s.log.point()).name);
+}
+
+ActiveOptimizer& active(TrainerState& s, std::size_t i) {
+  check(i < s.optimizers.size(), "optimizer: there is no number {}; configure_optimizers returned {}", i,
+        s.optimizers.size());
+  return s.optimizers[i];
+}
+
+}  // namespace
+
+optim::Optimizer& ManualOptimizer::optimizer() const { return active(*state_, index_).optimizer(); }
+std::int64_t ManualOptimizer::steps() const { return active(*state_, index_).steps; }
+
+void ManualOptimizer::step() {
+  TrainerState& s = *state_;
+  check_manual(s, "step");
+  ActiveOptimizer& own = active(s, index_);
+  optim::Optimizer& optimizer = own.optimizer();
+  if (s.world) {
+    dist::Reducer& reducer = own.reducer(s.world->group());
+    reducer.prepare();
+    reducer.finish();
+  }
+  optim::StepOptions options = optimizer.deferred();
+  if (s.scaler) {
+    options.scaler = &*s.scaler;
+    options.update_scale = false;
+  }
+  optimizer.defer(options);
+  s.call(HookPoint::on_before_optimizer_step, &Callback::on_before_optimizer_step,
+         &TrainingModule::on_before_optimizer_step, optimizer);
+  s.call_module(HookPoint::optimizer_step, &TrainingModule::optimizer_step, optimizer);
+  if (s.scaler && s.scaler->found_inf()) {
+    s.manual_skip = true;
+  } else {
+    ++own.steps;
+    s.manual_step = true;
+  }
+}
+
+void ManualOptimizer::zero_grad() { optimizer().zero_grad(); }
+
+void ManualOptimizer::step_schedule() {
+  check_manual(*state_, "step_schedule");
+  if (optim::LRScheduler* scheduler = active(*state_, index_).scheduler())
+    state_->call_module(HookPoint::lr_scheduler_step, &TrainingModule::lr_scheduler_step, *scheduler);
+}
+
+Toggled::Toggled(TrainerState& state, std::size_t index) : state_(state) {
+  check_manual(state, "toggled");
+  check(!state.toggled, "toggled: an optimizer is toggled already");
+  active(state, index);
+  state.toggled = true;
+  for (std::size_t i = 0; i < state.optimizers.size(); ++i) {
+    if (i == index) continue;
+    for (const optim::Arena& arena : state.optimizers[i].optimizer().arenas())
+      for (const optim::Arena::Slot& slot : arena.slots())
+        leaves_.emplace_back(slot.parameter, std::exchange(slot.parameter.impl().grad_fn, {}));
+  }
+}
+
+// The same leaves come back, with their places in the arena.
+Toggled::~Toggled() {
+  for (auto& [parameter, leaf] : leaves_) parameter.impl().grad_fn = std::move(leaf);
+  state_.toggled = false;
+}
+
+TrainerState& TrainingModule::state() const { return *trainer().state_; }
+
+void TrainingModule::manual_backward(const Tensor& loss) {
+  TrainerState& s = state();
+  check_manual(s, "manual_backward");
+  const double share = s.batch_share;
+  Tensor scaled = share == 1 ? loss : loss * share;
+  if (s.scaler) scaled = s.scaler->scale(scaled);
+  s.call(HookPoint::on_before_backward, &Callback::on_before_backward, &TrainingModule::on_before_backward, scaled);
+  s.call_module(HookPoint::backward, &TrainingModule::backward, scaled);
+  s.call(HookPoint::on_after_backward, &Callback::on_after_backward, &TrainingModule::on_after_backward);
+}
+
+ManualOptimizer TrainingModule::optimizer(std::size_t i) const {
+  active(state(), i);
+  return {state(), i};
+}
+
+Toggled TrainingModule::toggled(std::size_t i) { return {state(), i}; }
+
+}  // namespace v0
+}  // namespace anneal

@@ -1,0 +1,36 @@
+// Which parts a module overrides. Private.
+#pragma once
+
+#include <type_traits>
+#include <typeinfo>
+
+#include "anneal/trainer/training_module.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// False: the type of the module says that it has no such part. True where the type does not tell.
+struct ModuleParts {
+  bool training_step = true, validation_step = true, test_step = true, configure_optimizers = true;
+};
+
+template <class M>
+ModuleParts parts_of(const M& module) {
+  using Base = TrainingModule;
+  ModuleParts parts;
+  if (typeid(module) != typeid(M)) return parts;  // a type derived from M may override what M does not
+  // A member that is private or overloaded cannot be asked for here; it is an override then.
+  if constexpr (requires { &M::training_step; })
+    parts.training_step = !std::is_same_v<decltype(&M::training_step), decltype(&Base::training_step)>;
+  if constexpr (requires { &M::validation_step; })
+    parts.validation_step = !std::is_same_v<decltype(&M::validation_step), decltype(&Base::validation_step)>;
+  if constexpr (requires { &M::test_step; })
+    parts.test_step = !std::is_same_v<decltype(&M::test_step), decltype(&Base::test_step)>;
+  if constexpr (requires { &M::configure_optimizers; })
+    parts.configure_optimizers =
+        !std::is_same_v<decltype(&M::configure_optimizers), decltype(&Base::configure_optimizers)>;
+  return parts;
+}
+
+}  // namespace v0
+}  // namespace anneal

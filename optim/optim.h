@@ -3,5 +3,6 @@
 
 #include "anneal/optim/adam.h"
 #include "anneal/optim/grad_scaler.h"
+#include "anneal/optim/plateau.h"
 #include "anneal/optim/schedule.h"
 #include "anneal/optim/sgd.h"

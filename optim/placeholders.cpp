@@ -13,12 +13,12 @@ std::optional<std::int64_t> RunNumbers::num_update_steps_per_epoch() const {
   return (*train_dataloader_len + accumulate_grad_batches - 1) / accumulate_grad_batches;
 }
 
-Steps::Steps(std::string name, std::function<std::optional<std::int64_t>(const RunNumbers&)> read)
-    : of_run_([name = std::move(name), read = std::move(read)](const RunNumbers& run) {
-        const std::optional<std::int64_t> number = read(run);
+Steps::Steps(Placeholder placeholder)
+    : of_run_([placeholder](const RunNumbers& run) {
+        const std::optional<std::int64_t> number = placeholder.read(run);
         check<ConfigError>(number.has_value(),
                            "{}: a schedule needs it, but it is not known: the run has no limit, or a loader no length",
-                           name);
+                           placeholder.name);
         return static_cast<double>(*number);
       }) {}
 
@@ -29,12 +29,17 @@ std::int64_t Steps::in(const RunNumbers& run) const {
   return static_cast<std::int64_t>(std::floor(value + 1e-9 * std::fmax(1, std::fabs(value))));
 }
 
-Steps Steps::combine(const Steps& a, const Steps& b, std::function<double(double, double)> op) {
-  if (a.known() && b.known()) return op(a.value_, b.value_);
-  Steps result = 0;
-  result.of_run_ = [=](const RunNumbers& run) { return op(a.value_in(run), b.value_in(run)); };
+template <class Op>
+Steps combine(const Steps& a, const Steps& b, Op op) {
+  Steps result = op(a.value_, b.value_);
+  if (!a.known() || !b.known())
+    result.of_run_ = [=](const RunNumbers& run) { return op(a.value_in(run), b.value_in(run)); };
   return result;
 }
+Steps operator+(const Steps& a, const Steps& b) { return combine(a, b, std::plus()); }
+Steps operator-(const Steps& a, const Steps& b) { return combine(a, b, std::minus()); }
+Steps operator*(const Steps& a, const Steps& b) { return combine(a, b, std::multiplies()); }
+Steps operator/(const Steps& a, const Steps& b) { return combine(a, b, std::divides()); }
 
 }  // namespace optim
 }  // namespace v0

@@ -182,12 +182,12 @@ TEST(Placeholders, AreNumbersOfTheRun) {
                        .eval_dataloader_len = 7,
                        .total_steps = 9,
                        .accumulate_grad_batches = 2};
-  EXPECT_EQ(optim::num_epochs.in(run), 3);
-  EXPECT_EQ(optim::num_update_steps_per_epoch.in(run), 3);
-  EXPECT_EQ(optim::per_process_num_update_steps_per_epoch.in(run), 3);
-  EXPECT_EQ(optim::train_dataloader_len.in(run), 5);
-  EXPECT_EQ(optim::eval_dataloader_len.in(run), 7);
-  EXPECT_EQ(optim::total_steps.in(run), 9);
+  EXPECT_EQ(optim::Steps(optim::num_epochs).in(run), 3);
+  EXPECT_EQ(optim::Steps(optim::num_update_steps_per_epoch).in(run), 3);
+  EXPECT_EQ(optim::Steps(optim::per_process_num_update_steps_per_epoch).in(run), 3);
+  EXPECT_EQ(optim::Steps(optim::train_dataloader_len).in(run), 5);
+  EXPECT_EQ(optim::Steps(optim::eval_dataloader_len).in(run), 7);
+  EXPECT_EQ(optim::Steps(optim::total_steps).in(run), 9);
   EXPECT_EQ((2 * optim::num_epochs + optim::total_steps - 1).in(run), 14);
   EXPECT_EQ((optim::total_steps * 0.5).in(run), 4);
   EXPECT_EQ((optim::total_steps / optim::num_epochs / 2 * 2).in(run), 3);

@@ -142,15 +142,21 @@ class BatchIterator::Pass {
   }
   Batch& current() { return current_; }
   std::int64_t index() const { return index_; }
+  std::span<const std::int64_t> samples() const { return samples(index_); }
   bool done() const { return index_ == end_; }
 
  private:
+  std::span<const std::int64_t> samples(std::int64_t i) const {
+    const auto size = static_cast<std::size_t>(options_.batch_size);
+    const auto begin = std::min(static_cast<std::size_t>(i) * size, order_.size());
+    return std::span(order_).subspan(begin, std::min(size, order_.size() - begin));
+  }
+
   Batch make(std::int64_t i) const {
     const NoGrad no_grad;
-    const auto begin = static_cast<std::size_t>(i * options_.batch_size);
-    if (begin >= order_.size()) return {};  // the last batch, of other ranks
-    const auto all = std::span(order_).subspan(begin);
-    Batch batch = dataset_->get(all.first(std::min(all.size(), static_cast<std::size_t>(options_.batch_size))));
+    const std::span<const std::int64_t> indices = samples(i);
+    if (indices.empty()) return {};  // the last batch, of other ranks
+    Batch batch = dataset_->get(indices);
     if (options_.transform) {
       Generator generator = epoch_generator(options_.seed, epoch_, i * ranks_ + rank_);
       const GeneratorScope scope(generator);
@@ -180,6 +186,7 @@ BatchIterator& BatchIterator::operator++() {
   pass_->advance();
   return *this;
 }
+std::span<const std::int64_t> BatchIterator::samples() const { return pass_->samples(); }
 std::int64_t BatchIterator::index() const { return pass_->index(); }
 bool BatchIterator::operator==(std::default_sentinel_t) const { return pass_->done(); }
 

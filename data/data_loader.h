@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "anneal/data/dataset.h"
@@ -47,6 +48,8 @@ class BatchIterator {
   /// then at its end.
   BatchIterator& operator++();
   void operator++(int) { ++*this; }
+  /// The dataset's samples that the batch was made from; valid until the iterator moves on.
+  std::span<const std::int64_t> samples() const;
   /// The batch's number in its epoch.
   std::int64_t index() const;
   bool operator==(std::default_sentinel_t) const;

@@ -11,12 +11,16 @@ bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
 
 }  // namespace
 
-ActiveOptimizer::ActiveOptimizer(OptimizerEntry entry) : entry_(std::move(entry)) {
+ActiveOptimizer::ActiveOptimizer(OptimizerEntry entry, const optim::RunNumbers& run)
+    : entry_(std::move(entry)), run_(run) {
   check<ConfigError>(static_cast<bool>(entry_.optimizer),
                      "configure_optimizers: one of several optimizers is null, or a schedule has none");
   check<ConfigError>(entry_.frequency >= 1, "frequency: expected at least 1, got {}", entry_.frequency);
   for (std::size_t g = 0; g < optimizer().groups(); ++g) base_lr_.push_back(optimizer().lr(g));
-  if (entry_.schedule) scheduler_.emplace(optimizer(), entry_.schedule);
+  check<ConfigError>(!entry_.schedule || !entry_.plateau, "plateau: expected that or a schedule, got both");
+  check<ConfigError>(!entry_.plateau || !entry_.monitor.empty(), "monitor: expected the name of a metric, got none");
+  if (entry_.schedule) scheduler_.emplace(optimizer(), entry_.schedule, run_);
+  if (entry_.plateau) plateau_.emplace(optimizer(), *entry_.plateau);
 }
 
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
@@ -34,7 +38,13 @@ Checkpoint::Optimizer ActiveOptimizer::state() const {
                               .groups = {},
                               .base_lr = base_lr_,
                               .schedule_steps = scheduler_ ? scheduler_->steps() : 0,
-                              .steps = steps};
+                              .steps = steps,
+                              .plateau = {}};
+  if (plateau_) {
+    const auto& look = plateau_->state();
+    saved.plateau = {look.best, static_cast<double>(look.num_bad_epochs), static_cast<double>(look.cooldown_counter),
+                     static_cast<double>(look.steps), static_cast<double>(checks_at_look)};
+  }
   for (std::size_t g = 0; g < optimizer().groups(); ++g) saved.groups.push_back(optimizer().numbers(g));
   return saved;
 }
@@ -55,11 +65,16 @@ void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& conso
     console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
   base_lr_ = saved.base_lr;
   if (scheduler_) {
-    scheduler_.emplace(own, entry_.schedule);
+    scheduler_.emplace(own, entry_.schedule, run_);
     scheduler_->set_steps(saved.schedule_steps);
   }
   for (std::size_t g = 0; g < own.groups(); ++g) own.set_lr(g, saved.groups[g].lr);
   steps = saved.steps;
+  if (plateau_ && saved.plateau.size() == 5) {
+    const auto whole = [&](std::size_t i) { return static_cast<std::int64_t>(saved.plateau[i]); };
+    plateau_->set_state({saved.plateau[0], whole(1), whole(2), whole(3)});
+    checks_at_look = whole(4);
+  }
 }
 
 }  // namespace v0

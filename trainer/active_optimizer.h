@@ -15,13 +15,15 @@ inline namespace v0 {
 
 class ActiveOptimizer {
  public:
-  /// Throws ConfigError for an entry that makes no sense.
-  explicit ActiveOptimizer(OptimizerEntry entry);
+  /// Throws ConfigError for an entry that makes no sense, or a schedule that needs what the run does not know.
+  ActiveOptimizer(OptimizerEntry entry, const optim::RunNumbers& run);
 
   optim::Optimizer& optimizer() const { return *entry_.optimizer; }
   const OptimizerEntry& entry() const { return entry_; }
   /// Null: it has no schedule.
   optim::LRScheduler* scheduler() { return scheduler_ ? &*scheduler_ : nullptr; }
+  /// Null: no metric moves its rate.
+  optim::ReduceLROnPlateau* plateau() { return plateau_ ? &*plateau_ : nullptr; }
 
   /// Makes what sums its gradients over the ranks, unless the one there is serves; they all call it.
   dist::Reducer& reducer(dist::ProcessGroup& group);
@@ -30,12 +32,15 @@ class ActiveOptimizer {
   /// Throws Error for the state of another kind of optimizer; warns where the code's numbers differ from it.
   void restore(const Checkpoint::Optimizer& saved, Console& console);
 
-  std::int64_t steps = 0;  ///< made so far
+  std::int64_t steps = 0;           ///< made so far
+  std::int64_t checks_at_look = 0;  ///< validations that had run when the plateau last looked
 
  private:
   OptimizerEntry entry_;
+  optim::RunNumbers run_;
   std::vector<double> base_lr_;
   std::optional<optim::LRScheduler> scheduler_;
+  std::optional<optim::ReduceLROnPlateau> plateau_;
   std::optional<dist::Reducer> reducer_;
 };
 

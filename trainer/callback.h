@@ -64,9 +64,19 @@ class Callback {
   virtual void on_test_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
   virtual void on_test_batch_end(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
 
-  /// Tensors and values for the checkpoint beyond `state`, before the module's; and back, before the weights are read.
+  virtual void on_predict_start(Trainer&, TrainingModule&) {}
+  virtual void on_predict_end(Trainer&, TrainingModule&) {}
+  virtual void on_predict_epoch_start(Trainer&, TrainingModule&) {}
+  virtual void on_predict_epoch_end(Trainer&, TrainingModule&) {}
+  virtual void on_predict_batch_start(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+  /// `prediction` is what predict_step returned.
+  virtual void on_predict_batch_end(Trainer&, TrainingModule&, const Batch& /*prediction*/, const Batch&,
+                                    StepContext&) {}
+
+  /// Tensors and values for the checkpoint beyond `state`, before the module's; and back, before the weights are read,
+  /// which it may change.
   virtual void on_save_checkpoint(Trainer&, TrainingModule&, Checkpoint&) {}
-  virtual void on_load_checkpoint(Trainer&, TrainingModule&, const Checkpoint&) {}
+  virtual void on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint&) {}
 
   /// Whether a module's callback takes the place of this one of the Trainer's: one of its own type does.
   virtual bool replaces(const Callback& other) const { return typeid(*this) == typeid(other); }

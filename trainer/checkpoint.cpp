@@ -182,11 +182,10 @@ kernels::OptimGroup to_group(const json& j) {
 json to_json(const Checkpoint::Optimizer& o) {
   json groups = json::array();
   for (const auto& group : o.groups) groups.push_back(to_json(group));
-  return {{"type", o.type},
-          {"groups", groups},
-          {"base_lr", o.base_lr},
-          {"schedule_steps", o.schedule_steps},
-          {"steps", o.steps}};
+  json plateau = json::array();
+  for (const double x : o.plateau) plateau.push_back(number(x));
+  return {{"type", o.type},   {"groups", groups},  {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps},
+          {"steps", o.steps}, {"plateau", plateau}};
 }
 Checkpoint::Optimizer to_optimizer(const json& j) {
   Checkpoint::Optimizer o{.type = j.at("type"),
@@ -194,7 +193,9 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
                           .groups = {},
                           .base_lr = j.at("base_lr"),
                           .schedule_steps = j.at("schedule_steps"),
-                          .steps = j.at("steps")};
+                          .steps = j.at("steps"),
+                          .plateau = {}};
+  for (const json& x : j.at("plateau")) o.plateau.push_back(to_number(x));
   for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
   return o;
 }

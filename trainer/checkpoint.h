@@ -35,6 +35,7 @@ struct Checkpoint {
     std::vector<double> base_lr;  ///< what the schedule starts from
     std::int64_t schedule_steps = 0;
     std::int64_t steps = 0;
+    std::vector<double> plateau;  ///< best value, bad looks, cooldown, looks, checks at the last look; or empty
   };
   struct Loader {
     std::int64_t size = 0, batch_size = 0;

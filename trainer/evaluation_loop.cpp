@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "anneal/core/autograd.h"
+#include "anneal/trainer/module_modes.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -53,49 +54,13 @@ void call(TrainerState& s, const H& hook, A&&... args) {
   s.call_module(hook.point, hook.of_module, args...);
 }
 
-// Each module's own mode, in the order of a walk through the tree; put back when it goes.
-class Modes {
- public:
-  explicit Modes(nn::Module& root) : root_(root) { read(root); }
-  ~Modes() {
-    std::size_t next = 0;
-    write(root_, next);
-  }
-  Modes(const Modes&) = delete;
-  Modes& operator=(const Modes&) = delete;
-
- private:
-  void read(const nn::Module& module) {
-    modes_.push_back(module.training());
-    module.for_each_child([&](const std::string&, const nn::Module& child) { read(child); });
-  }
-  void write(nn::Module& module, std::size_t& next) {
-    module.train(modes_[next++]);
-    module.for_each_child([&](const std::string&, nn::Module& child) { write(child, next); });
-  }
-
-  nn::Module& root_;
-  std::vector<bool> modes_;
-};
-
-}  // namespace
-
-MetricMap evaluate(TrainerState& s, Loop loop, Purpose purpose, const DataLoader& loader, std::int64_t batches) {
-  MetricMap values;
-  if (batches == 0) return values;
-  const Hooks& hooks = loop == Loop::validation ? validation_hooks : test_hooks;
-  std::int64_t& evaluated = s.counters.evaluated[loop == Loop::validation ? 0 : 1];
-  Generator generator = epoch_generator(s.seed + 0x9e3779b97f4a7c15, s.counters.epoch.completed, s.counters.checks);
-  const GeneratorScope scope(generator);
-  s.log.end_epoch(loop);
-  {
-    const Modes modes(*s.module);
-    const NoGrad no_grad;
-    call(s, hooks.model_eval);
-    call(s, hooks.start);
-    call(s, hooks.epoch_start);
-    BatchIterator it = loader.begin(s.counters.epoch.completed, 0);
-    for (std::int64_t i = 0; i < batches; ++i) {
+// Calls f(batch, step) for the batches of each loader, brought to where the module is.
+template <class F>
+void for_each_batch(TrainerState& s, const LimitedLoaders& set, const F& f) {
+  for (std::size_t l = 0; l < set.loaders.size(); ++l) {
+    if (set.batches[l] == 0) continue;
+    BatchIterator it = set.loaders[l].begin(s.counters.epoch.completed, 0);
+    for (std::int64_t i = 0; i < set.batches[l]; ++i) {
       if (i > 0) ++it;
       Batch& batch = *it;
       if (batch.empty()) {  // this rank's share of the last one, unless it is alone
@@ -103,26 +68,54 @@ MetricMap evaluate(TrainerState& s, Loop loop, Purpose purpose, const DataLoader
         continue;
       }
       s.transfer(batch);
-      StepContext step(s.trainer, i);
-      s.log.begin_batch(batch);
+      StepContext step(s.trainer, i, static_cast<std::int64_t>(l), it.samples());
+      f(batch, step);
+    }
+  }
+}
+
+Generator own_generator(const TrainerState& s) {
+  return epoch_generator(s.seed + 0x9e3779b97f4a7c15, s.counters.epoch.completed, s.counters.checks);
+}
+
+}  // namespace
+
+std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, const LimitedLoaders& set) {
+  std::vector<MetricMap> values(set.loaders.size());
+  if (set.total() == 0) return values;
+  const Hooks& hooks = loop == Loop::validation ? validation_hooks : test_hooks;
+  std::int64_t& evaluated = s.counters.evaluated[loop == Loop::validation ? 0 : 1];
+  Generator generator = own_generator(s);
+  const GeneratorScope scope(generator);
+  s.log.end_epoch(loop);
+  {
+    const ModuleModes modes(*s.module);
+    const NoGrad no_grad;
+    call(s, hooks.model_eval);
+    call(s, hooks.start);
+    call(s, hooks.epoch_start);
+    std::int64_t x = evaluated;
+    for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
+      s.log.begin_batch(batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
       call(s, hooks.batch_start, batch, step);
       {
         const Autocast autocast = s.autocast();
         call(s, hooks.step, batch, step);
       }
       call(s, hooks.batch_end, batch, step);
-      const std::int64_t x = evaluated + i + 1;
+      ++x;
       if (purpose != Purpose::sanity_check && s.options.log_every_n_steps > 0 && x % s.options.log_every_n_steps == 0)
         s.write_row(s.log.evaluation_step_row(loop), x, false);
       s.log.end_evaluation_batch();
-    }
+    });
     call(s, hooks.epoch_end);
     s.log.publish_epoch(loop);
-    values = s.log.epoch_values(loop, false);
+    for (std::size_t l = 0; l < values.size(); ++l)
+      values[l] = s.log.epoch_values(loop, false, static_cast<std::int64_t>(l));
     if (purpose != Purpose::sanity_check) {
       s.write_row(s.log.epoch_row(loop), s.counters.global_step);
       s.save_loggers();
-      evaluated += batches;
+      evaluated += set.total();
     }
     s.log.end_epoch(loop);
     if (purpose == Purpose::check) {
@@ -133,6 +126,36 @@ MetricMap evaluate(TrainerState& s, Loop loop, Purpose purpose, const DataLoader
   }
   s.call_module(hooks.model_train.point, hooks.model_train.of_module);
   return values;
+}
+
+std::vector<std::vector<Batch>> predict(TrainerState& s, const LimitedLoaders& set, bool keep) {
+  std::vector<std::vector<Batch>> predictions(set.loaders.size());
+  if (set.total() == 0) return predictions;
+  Generator generator = own_generator(s);
+  const GeneratorScope scope(generator);
+  {
+    const ModuleModes modes(*s.module);
+    const NoGrad no_grad;
+    s.call_module(HookPoint::on_predict_model_eval, &M::on_predict_model_eval);
+    s.call(HookPoint::on_predict_start, &C::on_predict_start, &M::on_predict_start);
+    s.call(HookPoint::on_predict_epoch_start, &C::on_predict_epoch_start, &M::on_predict_epoch_start);
+    for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
+      s.call(HookPoint::on_predict_batch_start, &C::on_predict_batch_start, &M::on_predict_batch_start, batch, step);
+      Batch prediction;
+      {
+        const Autocast autocast = s.autocast();
+        prediction = s.call_module(HookPoint::predict_step, &M::predict_step, batch, step);
+      }
+      if (s.device != Device{}) prediction = prediction.to({});
+      s.call(HookPoint::on_predict_batch_end, &C::on_predict_batch_end, &M::on_predict_batch_end, prediction, batch,
+             step);
+      if (keep) predictions[static_cast<std::size_t>(step.dataloader_idx())].push_back(std::move(prediction));
+    });
+    s.call(HookPoint::on_predict_epoch_end, &C::on_predict_epoch_end, &M::on_predict_epoch_end);
+    s.call(HookPoint::on_predict_end, &C::on_predict_end, &M::on_predict_end);
+  }
+  s.call_module(HookPoint::on_predict_model_train, &M::on_predict_model_train);
+  return predictions;
 }
 
 }  // namespace v0

@@ -1,4 +1,4 @@
-// The loop of validation and test. Not for users.
+// The loops of validation, test and prediction. Not for users.
 #pragma once
 
 #include "anneal/trainer/trainer_state.h"
@@ -8,9 +8,12 @@ inline namespace v0 {
 
 enum class Purpose : std::uint8_t { check, sanity_check, own_run };
 
-/// Runs the module over the loader's first `batches` and returns the epoch's metrics. Random numbers come from a stream
-/// of its own; modes of modules are restored, one by one.
-MetricMap evaluate(TrainerState& state, Loop loop, Purpose purpose, const DataLoader& loader, std::int64_t batches);
+/// Runs the module over the loaders and returns each one's metrics. Random numbers come from a stream of its own; modes
+/// of modules are restored, one by one.
+std::vector<MetricMap> evaluate(TrainerState& state, Loop loop, Purpose purpose, const LimitedLoaders& loaders);
+
+/// The same for predictions, which are brought to the CPU; if they are not kept only the hooks get them.
+std::vector<std::vector<Batch>> predict(TrainerState& state, const LimitedLoaders& loaders, bool keep);
 
 }  // namespace v0
 }  // namespace anneal

@@ -12,11 +12,12 @@ using C = Callback;
 using M = TrainingModule;
 
 void FitLoop::sanity_check() {
-  const std::int64_t batches = s_.trainer.num_sanity_val_batches();
-  if (batches == 0) return;
+  if (s_.trainer.num_sanity_val_batches() == 0) return;
   s_.stage = Stage::sanity_check;
   s_.call_callbacks(HookPoint::on_sanity_check_start, &C::on_sanity_check_start);
-  evaluate(s_, Loop::validation, Purpose::sanity_check, *s_.val, batches);
+  LimitedLoaders first = s_.val;
+  for (std::int64_t& batches : first.batches) batches = s_.sanity_batches_of(batches);
+  evaluate(s_, Loop::validation, Purpose::sanity_check, first);
   s_.call_callbacks(HookPoint::on_sanity_check_end, &C::on_sanity_check_end);
   s_.log.clear();
   s_.stage = Stage::fit;
@@ -55,7 +56,7 @@ bool FitLoop::window_is_complete() const {
 
 bool FitLoop::check_is_due() const {
   const std::int64_t done = c_.batch.completed;
-  if (s_.val_batches == 0 || done == 0 || c_.checked_at == c_.total_batches) return false;
+  if (s_.val.total() == 0 || done == 0 || c_.checked_at == c_.total_batches) return false;
   const auto every_epoch = s_.options.check_val_every_n_epoch;
   const Amount& interval = s_.options.val_check_interval;
   if (every_epoch && (c_.epoch.completed + 1) % *every_epoch != 0) return false;
@@ -87,7 +88,7 @@ void FitLoop::run_epoch() {
     if (it) ++*it;
     else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
     try {
-      if (!run_batch(**it)) break;
+      if (!run_batch(**it, it->samples())) break;
     } catch (const AnomalyError& error) {
       throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
     }
@@ -113,6 +114,7 @@ void FitLoop::end_epoch() {
 
 void FitLoop::finish_epoch() {
   s_.log.publish_epoch(Loop::train);
+  if (c_.batch.processed == s_.train_batches) look_at_plateaus(Interval::epoch, c_.epoch.completed + 1);
   s_.write_row(s_.log.epoch_row(Loop::train), c_.global_step);
   s_.save_loggers();
   s_.log.end_epoch(Loop::train);
@@ -120,12 +122,12 @@ void FitLoop::finish_epoch() {
 }
 
 // Whether the epoch goes on.
-bool FitLoop::run_batch(Batch& batch) {
+bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   // A rank whose share of the last batch is empty takes part in the sums, and in nothing else.
   const double share = s_.batch_share = s_.weight_of(batch);
   if (share > 0) s_.transfer(batch);
   else if (!s_.world) s_.console.warn("the train loader gave an empty batch; it is skipped");
-  StepContext context(s_.trainer, c_.batch.ready++);
+  StepContext context(s_.trainer, c_.batch.ready++, 0, samples);
   s_.seed_batch();
   if (share > 0) {
     s_.log.begin_batch(batch);
@@ -191,6 +193,7 @@ void FitLoop::finish_batch() {
   s_.log.end_train_batch();
   if (window_is_complete()) write_step_row();
   if (check_is_due()) run_check();
+  if (c_.stepped) look_at_plateaus(Interval::step, c_.global_step);
 }
 
 // Of the window that ends, if a row is due.
@@ -203,7 +206,7 @@ void FitLoop::write_step_row() {
 
 void FitLoop::run_check() {
   if (window_is_complete()) s_.call_module(HookPoint::on_validation_model_zero_grad, &M::on_validation_model_zero_grad);
-  evaluate(s_, Loop::validation, Purpose::check, *s_.val, s_.val_batches);
+  evaluate(s_, Loop::validation, Purpose::check, s_.val);
   s_.agree_on_stop();
 }
 
@@ -294,6 +297,27 @@ void FitLoop::step_schedules(Interval interval, std::int64_t count) {
     if (optim::LRScheduler* scheduler = active.scheduler();
         scheduler && active.entry().interval == interval && count % active.entry().frequency == 0)
       s_.call_module(HookPoint::lr_scheduler_step, &M::lr_scheduler_step, *scheduler);
+}
+
+// A metric of validation is looked at once after each check, any other whenever it is time.
+void FitLoop::look_at_plateaus(Interval interval, std::int64_t count) {
+  if (!s_.automatic) return;
+  for (ActiveOptimizer& active : s_.optimizers) {
+    const OptimizerEntry& entry = active.entry();
+    if (!active.plateau() || entry.interval != interval || count % entry.frequency != 0) continue;
+    const bool checked = c_.checks > active.checks_at_look;
+    const Loop loop = s_.log.loop_of(entry.monitor);
+    if (!checked && (loop == Loop::validation || (loop == Loop::none && s_.val.total() > 0))) continue;
+    active.checks_at_look = c_.checks;
+    if (const double* metric = s_.log.callback_metrics().find(entry.monitor)) {
+      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_plateau_step, *active.plateau(), *metric);
+      continue;
+    }
+    const std::string problem = format("monitor: the plateau waits for {}, but the metrics are {}", entry.monitor,
+                                       s_.log.callback_metrics().names());
+    check<ConfigError>(!entry.strict, "{}", problem);
+    s_.console.warn(problem);
+  }
 }
 
 }  // namespace v0

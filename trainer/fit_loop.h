@@ -25,7 +25,7 @@ class FitLoop {
   void run_epoch();
   void end_epoch();
   void finish_epoch();
-  bool run_batch(Batch& batch);
+  bool run_batch(Batch& batch, std::span<const std::int64_t> samples);
   Tensor call_training_step(const Batch& batch, StepContext& context);
   Tensor automatic_step(const Batch& batch, StepContext& context, double share);
   void finish_batch();
@@ -40,6 +40,7 @@ class FitLoop {
   void count_step();
   void end_manual_step(bool counted);
   void step_schedules(Interval interval, std::int64_t count);
+  void look_at_plateaus(Interval interval, std::int64_t count);
 
   TrainerState& s_;
   Counters& c_;

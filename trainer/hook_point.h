@@ -6,7 +6,7 @@
 namespace anneal {
 inline namespace v0 {
 
-enum class Stage : std::uint8_t { fit, sanity_check, validate, test };
+enum class Stage : std::uint8_t { fit, sanity_check, validate, test, predict };
 
 /// In the order of a run; those from training_step to optimizer_step lie within a micro-batch that is half done.
 enum class HookPoint : std::uint8_t {
@@ -58,6 +58,15 @@ enum class HookPoint : std::uint8_t {
   on_test_epoch_end,
   on_test_end,
   on_test_model_train,
+  on_predict_model_eval,
+  on_predict_start,
+  on_predict_epoch_start,
+  on_predict_batch_start,
+  predict_step,
+  on_predict_batch_end,
+  on_predict_epoch_end,
+  on_predict_end,
+  on_predict_model_train,
   on_save_checkpoint,
   on_load_checkpoint,
   on_exception,

@@ -44,8 +44,14 @@ struct LambdaHooks {
   Hook<> on_test_epoch_end = {};
   Hook<const Batch&, StepContext&> on_test_batch_start = {};
   Hook<const Batch&, StepContext&> on_test_batch_end = {};
+  Hook<> on_predict_start = {};
+  Hook<> on_predict_end = {};
+  Hook<> on_predict_epoch_start = {};
+  Hook<> on_predict_epoch_end = {};
+  Hook<const Batch&, StepContext&> on_predict_batch_start = {};
+  Hook<const Batch&, const Batch&, StepContext&> on_predict_batch_end = {};
   Hook<Checkpoint&> on_save_checkpoint = {};
-  Hook<const Checkpoint&> on_load_checkpoint = {};
+  Hook<Checkpoint&> on_load_checkpoint = {};
 };
 
 /// `LambdaCallback({.on_train_start = [](Trainer& trainer, TrainingModule&) { trainer.print("here we go"); }})`
@@ -105,10 +111,21 @@ class LambdaCallback final : public Callback {
   void on_test_batch_end(Trainer& t, TrainingModule& m, const Batch& batch, StepContext& step) override {
     call(hooks_.on_test_batch_end, t, m, batch, step);
   }
+  void on_predict_start(Trainer& t, TrainingModule& m) override { call(hooks_.on_predict_start, t, m); }
+  void on_predict_end(Trainer& t, TrainingModule& m) override { call(hooks_.on_predict_end, t, m); }
+  void on_predict_epoch_start(Trainer& t, TrainingModule& m) override { call(hooks_.on_predict_epoch_start, t, m); }
+  void on_predict_epoch_end(Trainer& t, TrainingModule& m) override { call(hooks_.on_predict_epoch_end, t, m); }
+  void on_predict_batch_start(Trainer& t, TrainingModule& m, const Batch& batch, StepContext& step) override {
+    call(hooks_.on_predict_batch_start, t, m, batch, step);
+  }
+  void on_predict_batch_end(Trainer& t, TrainingModule& m, const Batch& prediction, const Batch& batch,
+                            StepContext& step) override {
+    call(hooks_.on_predict_batch_end, t, m, prediction, batch, step);
+  }
   void on_save_checkpoint(Trainer& t, TrainingModule& m, Checkpoint& checkpoint) override {
     call(hooks_.on_save_checkpoint, t, m, checkpoint);
   }
-  void on_load_checkpoint(Trainer& t, TrainingModule& m, const Checkpoint& checkpoint) override {
+  void on_load_checkpoint(Trainer& t, TrainingModule& m, Checkpoint& checkpoint) override {
     call(hooks_.on_load_checkpoint, t, m, checkpoint);
   }
 

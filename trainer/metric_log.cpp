@@ -50,8 +50,9 @@ HookPoint MetricLog::enter(HookPoint point) {
   return std::exchange(point_, point);
 }
 
-void MetricLog::begin_batch(const Batch& batch) {
+void MetricLog::begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx) {
   has_batch_ = true;
+  dataloader_idx_ = dataloader_idx;
   batch_size_ = 0;
   for (const NamedTensor& entry : batch) {
     const std::int64_t n = entry.tensor.rank() == 0 ? 1 : entry.tensor.size(0);
@@ -64,6 +65,13 @@ void MetricLog::begin_batch(const Batch& batch) {
 }
 
 void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
+  if (!dataloader_idx_ || !options.add_dataloader_idx) return log_as(name, value, options);
+  check(name.find("/dataloader_idx_") == std::string_view::npos,
+        "log: {}: expected a name without /dataloader_idx_, which is added; or set add_dataloader_idx to false", name);
+  log_as(format("{}/dataloader_idx_{}", name, *dataloader_idx_), value, options);
+}
+
+void MetricLog::log_as(std::string_view name, double value, const LogOptions& options) {
   const HookInfo& hook = info(point_);
   check(hook.level != LogLevel::nowhere, "log: {} cannot be logged in {}", name, hook.name);
   const bool on_step = options.on_step.value_or(hook.level == LogLevel::step);
@@ -82,6 +90,11 @@ void MetricLog::log(std::string_view name, double value, const LogOptions& optio
   metric.step_value = value;
   metric.step_weight = static_cast<double>(weight);
   metric.fresh = true;
+  if (dataloader_idx_) {
+    const auto loader = static_cast<std::size_t>(*dataloader_idx_);
+    if (metric.loaders.size() <= loader) metric.loaders.resize(loader + 1);
+    metric.loaders[loader] = true;
+  }
   if (on_epoch) metric.epoch.add(metric.reduce, value, metric.step_weight);
 }
 
@@ -135,6 +148,11 @@ void MetricLog::end_train_batch() {
   }
 }
 
+void MetricLog::end_evaluation_batch() {
+  has_batch_ = false;
+  dataloader_idx_.reset();
+}
+
 void MetricLog::end_window() {
   for (Metric& m : metrics_) m.window = {};
 }
@@ -177,6 +195,7 @@ void MetricLog::end_epoch(Loop loop) {
     if (info(m.hook).loop == loop) {
       m.epoch = m.of_all_ranks = {};
       m.fresh = false;
+      m.loaders.clear();
     }
 }
 
@@ -204,12 +223,23 @@ MetricMap MetricLog::evaluation_step_row(Loop loop) const {
   return row;
 }
 
-MetricMap MetricLog::epoch_values(Loop loop, bool for_logger) const {
+MetricMap MetricLog::epoch_values(Loop loop, bool for_logger, std::optional<std::int64_t> dataloader_idx) const {
+  const auto belongs = [&](const Metric& m) {
+    if (!dataloader_idx || m.loaders.empty()) return true;
+    const auto loader = static_cast<std::size_t>(*dataloader_idx);
+    return loader < m.loaders.size() && m.loaders[loader];
+  };
   MetricMap row;
   for (const Metric& m : metrics_)
-    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop)
+    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop && belongs(m))
       row.set(m.epoch_name, m.shown().value(m.reduce));
   return row;
+}
+
+Loop MetricLog::loop_of(std::string_view epoch_name) const {
+  for (const Metric& m : metrics_)
+    if (m.on_epoch && m.epoch_name == epoch_name) return info(m.hook).loop;
+  return Loop::none;
 }
 
 MetricLog::State MetricLog::state() const { return {{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_}; }

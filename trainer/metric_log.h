@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -44,14 +45,14 @@ class MetricLog {
   /// The hook that is running; returns the one before.
   HookPoint enter(HookPoint point);
   HookPoint point() const { return point_; }
-  /// The batch whose size is the weight of what comes.
-  void begin_batch(const Batch& batch);
+  /// The batch whose size is the weight of what comes, and which of several loaders it came from.
+  void begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
   /// Throws Error where nothing can be logged, or when the options make no sense or changed.
   void log(std::string_view name, double value, const LogOptions& options);
 
   /// Step values of the batch that ends: into the maps, and into their window.
   void end_train_batch();
-  void end_evaluation_batch() { has_batch_ = false; }
+  void end_evaluation_batch();
   void end_window();
   /// Epoch values so far: into the maps; those with sync_dist, of all ranks.
   void publish_epoch(Loop loop);
@@ -64,8 +65,11 @@ class MetricLog {
   MetricMap step_row() const;
   MetricMap evaluation_step_row(Loop loop) const;
   MetricMap epoch_row(Loop loop) const { return epoch_values(loop, true); }
-  /// The epoch's values of a loop, `for_logger` or all.
-  MetricMap epoch_values(Loop loop, bool for_logger) const;
+  /// The epoch's values of a loop, `for_logger` or all; of those logged for a batch, those of one loader.
+  MetricMap epoch_values(Loop loop, bool for_logger, std::optional<std::int64_t> dataloader_idx = {}) const;
+
+  /// Which loop a metric of an epoch is of; none: there is no such metric.
+  Loop loop_of(std::string_view epoch_name) const;
 
   /// The newest values: of all metrics, of those for loggers, and of those for the progress bar.
   const MetricMap& callback_metrics() const { return callback_; }
@@ -94,9 +98,11 @@ class MetricLog {
     std::string step_name, epoch_name;
     std::array<std::size_t, 6> hints{};
     Reduction of_all_ranks{};
+    std::vector<bool> loaders{};  // that logged it; none: it was not for a batch
     const Reduction& shown() const { return of_all_ranks.count > 0 ? of_all_ranks : epoch; }
   };
   void exchange(Loop loop);
+  void log_as(std::string_view name, double value, const LogOptions& options);
   Metric& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
   Metric& add(Saved metric);
 
@@ -106,6 +112,7 @@ class MetricLog {
   std::size_t cursor_ = 0;       // where the next one is expected
   HookPoint point_ = HookPoint::none;
   bool has_batch_ = false;
+  std::optional<std::int64_t> dataloader_idx_;
   std::int64_t batch_size_ = 0;  // 0: the batch has no tensor
   MetricMap callback_, logged_, bar_;
 };

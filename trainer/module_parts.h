@@ -11,7 +11,7 @@ inline namespace v0 {
 
 /// False: the type of the module says that it has no such part. True where the type does not tell.
 struct ModuleParts {
-  bool training_step = true, validation_step = true, test_step = true, configure_optimizers = true;
+  bool training_step = true, validation_step = true, test_step = true, predict_step = true, configure_optimizers = true;
 };
 
 template <class M>
@@ -26,6 +26,8 @@ ModuleParts parts_of(const M& module) {
     parts.validation_step = !std::is_same_v<decltype(&M::validation_step), decltype(&Base::validation_step)>;
   if constexpr (requires { &M::test_step; })
     parts.test_step = !std::is_same_v<decltype(&M::test_step), decltype(&Base::test_step)>;
+  if constexpr (requires { &M::predict_step; })
+    parts.predict_step = !std::is_same_v<decltype(&M::predict_step), decltype(&Base::predict_step)>;
   if constexpr (requires { &M::configure_optimizers; })
     parts.configure_optimizers =
         !std::is_same_v<decltype(&M::configure_optimizers), decltype(&Base::configure_optimizers)>;

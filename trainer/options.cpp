@@ -69,6 +69,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check_amount("limit_train_batches", o.limit_train_batches);
   check_amount("limit_val_batches", o.limit_val_batches);
   check_amount("limit_test_batches", o.limit_test_batches);
+  check_amount("limit_predict_batches", o.limit_predict_batches);
   check_amount("val_check_interval", o.val_check_interval);
   check<ConfigError>(
       o.val_check_interval.value() > 0,
@@ -90,7 +91,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check<ConfigError>(o.max_steps < 0 || *o.min_steps <= o.max_steps,
                      "min_steps: expected at most max_steps ({}), got {}", o.max_steps, *o.min_steps);
   if (const std::int64_t k = o.fast_dev_run) {
-    o.limit_train_batches = o.limit_val_batches = o.limit_test_batches = k;
+    o.limit_train_batches = o.limit_val_batches = o.limit_test_batches = o.limit_predict_batches = k;
     o.max_steps = k;
     o.max_epochs = 1;
     o.min_epochs = o.min_steps = 0;

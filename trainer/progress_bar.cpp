@@ -71,6 +71,15 @@ void ProgressBar::advance(Trainer& trainer, Bar& bar, std::int64_t done) {
   console.set_status(std::move(drawn));
 }
 
+// One bar over all loaders, which says the number of those behind the first.
+void ProgressBar::advance_evaluation(Trainer& trainer, const StepContext& step) {
+  if (step.batch_idx() == 0 && step.dataloader_idx() > 0) {
+    evaluation_.title = evaluation_.title.substr(0, evaluation_.title.find(" DataLoader")) +
+                        format(" DataLoader {}", step.dataloader_idx());
+  }
+  advance(trainer, evaluation_, evaluation_.done + 1);
+}
+
 void ProgressBar::end(Trainer& trainer, const Bar& bar, bool keep) {
   Console& console = trainer.console();
   console.end_status(false);
@@ -102,7 +111,7 @@ void ProgressBar::on_validation_start(Trainer& trainer, TrainingModule&) {
         sanity ? trainer.num_sanity_val_batches() : trainer.num_val_batches());
 }
 void ProgressBar::on_validation_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
-  advance(trainer, evaluation_, step.batch_idx() + 1);
+  advance_evaluation(trainer, step);
 }
 void ProgressBar::on_validation_end(Trainer& trainer, TrainingModule&) {
   // In a terminal the bar goes away after a check, and the epoch's comes back.
@@ -114,9 +123,18 @@ void ProgressBar::on_test_start(Trainer& trainer, TrainingModule&) {
   begin(evaluation_, "Testing", trainer.num_test_batches());
 }
 void ProgressBar::on_test_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
-  advance(trainer, evaluation_, step.batch_idx() + 1);
+  advance_evaluation(trainer, step);
 }
 void ProgressBar::on_test_end(Trainer& trainer, TrainingModule&) { end(trainer, evaluation_, true); }
+
+void ProgressBar::on_predict_start(Trainer& trainer, TrainingModule&) {
+  begin(evaluation_, "Predicting", trainer.num_predict_batches());
+}
+void ProgressBar::on_predict_batch_end(Trainer& trainer, TrainingModule&, const Batch&, const Batch&,
+                                       StepContext& step) {
+  advance_evaluation(trainer, step);
+}
+void ProgressBar::on_predict_end(Trainer& trainer, TrainingModule&) { end(trainer, evaluation_, true); }
 
 void ProgressBar::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
   trainer.console().end_status(true);

@@ -29,6 +29,10 @@ class ProgressBar final : public Callback {
   void on_test_start(Trainer& trainer, TrainingModule& module) override;
   void on_test_batch_end(Trainer& trainer, TrainingModule& module, const Batch& batch, StepContext& step) override;
   void on_test_end(Trainer& trainer, TrainingModule& module) override;
+  void on_predict_start(Trainer& trainer, TrainingModule& module) override;
+  void on_predict_batch_end(Trainer& trainer, TrainingModule& module, const Batch& prediction, const Batch& batch,
+                            StepContext& step) override;
+  void on_predict_end(Trainer& trainer, TrainingModule& module) override;
   void on_exception(Trainer& trainer, TrainingModule& module, const std::exception_ptr& error) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   bool monitors() const override { return true; }
@@ -45,6 +49,7 @@ class ProgressBar final : public Callback {
   static std::string line(const Trainer& trainer, const Bar& bar, bool with_bar);
   void begin(Bar& bar, std::string title, std::int64_t total, std::int64_t first = 0);
   void advance(Trainer& trainer, Bar& bar, std::int64_t done);
+  void advance_evaluation(Trainer& trainer, const StepContext& step);
   void end(Trainer& trainer, const Bar& bar, bool keep);
 
   Bar train_, evaluation_;

@@ -100,7 +100,7 @@ void restore_loggers(TrainerState& s, const Checkpoint& c) {
   for (std::size_t i = 0; i < std::min(s.loggers.size(), c.loggers.size()); ++i) s.loggers[i]->load_state(c.loggers[i]);
 }
 
-void restore_model(TrainerState& s, const Checkpoint& c) {
+void restore_model(TrainerState& s, Checkpoint& c) {
   s.call(HookPoint::on_load_checkpoint, &Callback::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c);
   s.module->load_state_dict(c.model);
   std::string unused;

@@ -18,7 +18,7 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& state, const std::string
 /// Loggers go on where they were; before anything asks for their folders.
 void restore_loggers(TrainerState& state, const Checkpoint& checkpoint);
 /// Weights, and the state of module and callbacks; before the optimizer is made.
-void restore_model(TrainerState& state, const Checkpoint& checkpoint);
+void restore_model(TrainerState& state, Checkpoint& checkpoint);
 /// Optimizer, schedule, counters, gradients, random numbers.
 void restore_progress(TrainerState& state, const Checkpoint& checkpoint);
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string_view>
 
 #include "anneal/core/tensor.h"
@@ -23,6 +24,9 @@ struct LogOptions {
   std::string_view reduce = "mean";  ///< over the epoch (and an accumulation window): mean, sum, min, max
   /// Of several ranks: reduces the epoch's value over all of them; else each keeps its own, and rank 0's is written.
   bool sync_dist = false;
+  /// In an evaluation over several loaders: adds "/dataloader_idx_<i>" to the name. False: their values are reduced
+  /// together.
+  bool add_dataloader_idx = true;
   /// The value's weight in a mean. Default: the first dimension of the batch's first tensor.
   std::optional<std::int64_t> batch_size = {};
 };
@@ -30,13 +34,17 @@ struct LogOptions {
 /// Given to a step and to the hooks around it; valid until the hook returns.
 class StepContext {
  public:
-  StepContext(Trainer& trainer, std::int64_t batch_idx) : trainer_(&trainer), batch_idx_(batch_idx) {}
+  StepContext(Trainer& trainer, std::int64_t batch_idx, std::int64_t dataloader_idx = 0,
+              std::span<const std::int64_t> samples = {})
+      : trainer_(&trainer), batch_idx_(batch_idx), dataloader_idx_(dataloader_idx), samples_(samples) {}
 
   Trainer& trainer() const { return *trainer_; }
   /// The batch's number in its epoch, from 0.
   std::int64_t batch_idx() const { return batch_idx_; }
-  /// Which of several loaders it came from.
-  std::int64_t dataloader_idx() const { return 0; }
+  /// Which of several loaders it came from; batch_idx counts from 0 in each.
+  std::int64_t dataloader_idx() const { return dataloader_idx_; }
+  /// The dataset's samples that the batch was made from.
+  std::span<const std::int64_t> samples() const { return samples_; }
   std::int64_t current_epoch() const;
   std::int64_t global_step() const;
 
@@ -61,7 +69,8 @@ class StepContext {
 
  private:
   Trainer* trainer_;
-  std::int64_t batch_idx_;
+  std::int64_t batch_idx_, dataloader_idx_;
+  std::span<const std::int64_t> samples_;
   std::optional<double> weight_;
   bool skips_epoch_ = false, counts_step_ = false;
 };

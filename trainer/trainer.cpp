@@ -79,6 +79,17 @@ void prepare_data(TrainerState& s) {
   if (s.world) s.world->group().barrier();
 }
 
+// What schedules may be made of.
+optim::RunNumbers run_numbers(const TrainerState& s) {
+  const std::int64_t epochs = *s.options.max_epochs, steps = s.trainer.estimated_stepping_batches();
+  const auto known = [](std::int64_t n) { return n >= 0 ? std::optional(n) : std::nullopt; };
+  return {.num_epochs = known(epochs),
+          .train_dataloader_len = s.train_batches,
+          .eval_dataloader_len = s.val.total(),
+          .total_steps = known(steps),
+          .accumulate_grad_batches = s.options.accumulate_grad_batches};
+}
+
 void make_optimizers(TrainerState& s) {
   s.optimizers.clear();
   s.scaler.reset();
@@ -92,7 +103,7 @@ void make_optimizers(TrainerState& s) {
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
                      o.gradient_clip_val);
   const OptimizerConfig config = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
-  for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry);
+  for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry, run_numbers(s));
   check<ConfigError>(
       !s.automatic || s.optimizers.size() <= 1,
       "configure_optimizers: expected one optimizer, got {}; for more override automatic_optimization to "
@@ -125,8 +136,7 @@ void share_callbacks(TrainerState& s) {
 void resolve_limits(TrainerState& s) {
   const TrainerOptions& o = s.options;
   s.train_batches = limited_batches("limit_train_batches", o.limit_train_batches, s.train->size());
-  s.val_batches = s.val ? limited_batches("limit_val_batches", o.limit_val_batches, s.val->size()) : 0;
-  check<ConfigError>(s.val_batches == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
+  check<ConfigError>(s.val.total() == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
                          o.val_check_interval.value() <= static_cast<double>(s.train_batches),
                      "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches,
                      o.val_check_interval);
@@ -180,7 +190,8 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     TrainerState& s;
     ~Attached() {
       s.attach(nullptr);
-      s.train = s.val = nullptr;
+      s.train = nullptr;
+      s.val = {};
     }
   } const attached{s};
   s.attach(&module);
@@ -221,14 +232,12 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
   finalize_loggers(s, "success");
 }
 
-FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const DataLoader* val,
+FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
                        const FitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const DataLoader train_share = s.share_of(train);
-  std::optional<DataLoader> val_share;
-  if (val) val_share.emplace(s.share_of(*val));
   s.train = &train_share;
-  s.val = val ? &*val_share : nullptr;
+  s.val = val ? s.limited(*val, "limit_val_batches", s.options.limit_val_batches) : LimitedLoaders{};
   s.counters = {};
   s.generator = Generator(s.seed);
   s.stop_requested = false;
@@ -263,17 +272,27 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
   return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
 }
 
-MetricMap evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const DataLoader& loader) {
-  s.train = s.val = nullptr;
+// The weights of a checkpoint, for a run that does not train.
+void load_weights(TrainerState& s, const std::string& ckpt) {
+  if (ckpt.empty()) return;
+  const std::optional<Checkpoint> found = find_checkpoint(s, ckpt);
+  check(found.has_value(), "ckpt: there is no checkpoint \"{}\"", ckpt);
+  s.module->load_state_dict(found->model);
+}
+
+std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const LoaderSet& set,
+                                      const std::string& ckpt) {
+  s.train = nullptr;
   const bool validates = stage == Stage::validate;
-  const DataLoader share = s.share_of(loader);
-  const std::int64_t batches = validates
-                                   ? limited_batches("limit_val_batches", s.options.limit_val_batches, share.size())
-                                   : limited_batches("limit_test_batches", s.options.limit_test_batches, share.size());
-  (validates ? s.val_batches : s.test_batches) = batches;
-  MetricMap metrics;
-  run(s, stage, module,
-      [&] { metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, share, batches); });
+  const LimitedLoaders loaders = validates ? s.limited(set, "limit_val_batches", s.options.limit_val_batches)
+                                           : s.limited(set, "limit_test_batches", s.options.limit_test_batches);
+  s.test_batches = loaders.total();
+  std::vector<MetricMap> metrics;
+  run(s, stage, module, [&] {
+    load_weights(s, ckpt);
+    if (validates) s.val = loaders;
+    metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loaders);
+  });
   return metrics;
 }
 
@@ -282,10 +301,10 @@ void check_part(const TrainingModule& module, bool there, const char* part) {
                      module.type_name());
 }
 
-void print_metrics(Console& console, Stage stage, const MetricMap& metrics) {
+void print_metrics(Console& console, const std::string& title, const MetricMap& metrics) {
   std::size_t width = 0;
   for (const auto& [name, value] : metrics) width = std::max(width, name.size());
-  console.print(stage == Stage::validate ? "validation metrics" : "test metrics");
+  console.print(title);
   for (const auto& [name, value] : metrics) {
     char text[32];
     std::snprintf(text, sizeof text, "%.6g", value);
@@ -316,7 +335,7 @@ Trainer::Trainer(TrainerOptions options) {
 Trainer::~Trainer() = default;
 
 FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
-                           const DataLoader* val, const FitOptions& options) {
+                           const LoaderSet* val, const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
   check_part(module, parts.training_step, "training_step");
@@ -329,14 +348,37 @@ FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, con
 }
 
 std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                               const DataLoader& loader, const EvaluateOptions& options) {
+                                               const LoaderSet& loaders, const EvaluateOptions& options) {
   TrainerState& s = *state_;
   const bool validates = stage == Stage::validate;
   check(!s.module, "{}: this Trainer is in a run already", validates ? "validate" : "test");
   check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
-  MetricMap metrics = telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loader); });
-  if (options.verbose) print_metrics(s.console, stage, metrics);
-  return {std::move(metrics)};
+  std::vector<MetricMap> metrics =
+      telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loaders, options.ckpt); });
+  for (std::size_t l = 0; options.verbose && l < metrics.size(); ++l)
+    print_metrics(s.console,
+                  std::string(validates ? "validation metrics" : "test metrics") +
+                      (metrics.size() > 1 ? format(" of loader {}", l) : ""),
+                  metrics[l]);
+  return metrics;
+}
+
+std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
+                                                        const LoaderSet& set, const PredictOptions& options) {
+  TrainerState& s = *state_;
+  check(!s.module, "predict: this Trainer is in a run already");
+  check_part(module, parts.predict_step, "predict_step");
+  return telling_ranks(s, [&] {
+    s.train = nullptr;
+    const LimitedLoaders loaders = s.limited(set, "limit_predict_batches", s.options.limit_predict_batches);
+    s.predict_batches = loaders.total();
+    std::vector<std::vector<Batch>> predictions;
+    run(s, Stage::predict, module, [&] {
+      load_weights(s, options.ckpt);
+      predictions = anneal::predict(s, loaders, options.return_predictions);
+    });
+    return predictions;
+  });
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {
@@ -374,12 +416,14 @@ std::int64_t Trainer::total_batch_idx() const {
 }
 bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->train_batches; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
-std::int64_t Trainer::num_val_batches() const { return state_->val_batches; }
+std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
 std::int64_t Trainer::num_sanity_val_batches() const {
-  const std::int64_t wanted = state_->options.num_sanity_val_steps;
-  return wanted == -1 ? state_->val_batches : std::min(wanted, state_->val_batches);
+  std::int64_t total = 0;
+  for (const std::int64_t batches : state_->val.batches) total += state_->sanity_batches_of(batches);
+  return total;
 }
 std::int64_t Trainer::num_test_batches() const { return state_->test_batches; }
+std::int64_t Trainer::num_predict_batches() const { return state_->predict_batches; }
 std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
 std::int64_t Trainer::estimated_stepping_batches() const {
   const TrainerOptions& o = state_->options;

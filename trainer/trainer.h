@@ -19,15 +19,18 @@
 #include "anneal/trainer/early_stopping.h"
 #include "anneal/trainer/lambda_callback.h"
 #include "anneal/trainer/learning_rate_monitor.h"
+#include "anneal/trainer/loader_set.h"
 #include "anneal/trainer/model_checkpoint.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/on_exception_checkpoint.h"
 #include "anneal/trainer/options.h"
+#include "anneal/trainer/prediction_writer.h"
 #include "anneal/trainer/progress_bar.h"
 #include "anneal/trainer/spike_detection.h"
 #include "anneal/trainer/timer.h"
 #include "anneal/trainer/training_module.h"
+#include "anneal/trainer/weight_averaging.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -52,7 +55,13 @@ struct FitResult {
 };
 
 struct EvaluateOptions {
-  bool verbose = true;  ///< print the metrics
+  bool verbose = true;    ///< print the metrics
+  std::string ckpt = {};  ///< load the module's weights first: a path, "last" or "best", as in FitOptions::resume
+};
+
+struct PredictOptions {
+  bool return_predictions = true;  ///< false: only hooks see them
+  std::string ckpt = {};           ///< as in EvaluateOptions
 };
 
 /// Runs a TrainingModule:
@@ -79,19 +88,31 @@ class Trainer {
     return run_fit(module, parts_of(module), train, nullptr, options);
   }
   template <std::derived_from<TrainingModule> M>
-  FitResult fit(M& module, const DataLoader& train, const DataLoader& val, const FitOptions& options = {}) {
+  FitResult fit(M& module, const DataLoader& train, const LoaderSet& val, const FitOptions& options = {}) {
     nn::check_registered(module, sizeof(M));
     return run_fit(module, parts_of(module), train, &val, options);
   }
 
-  /// The metrics of each loader.
+  /// The metrics of each loader. Of several loaders, names logged for a batch end with "/dataloader_idx_<i>".
   template <std::derived_from<TrainingModule> M>
-  std::vector<MetricMap> validate(M& module, const DataLoader& loader, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::validate, module, parts_of(module), loader, options);
+  std::vector<MetricMap> validate(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, module, parts_of(module), loaders, options);
   }
   template <std::derived_from<TrainingModule> M>
-  std::vector<MetricMap> test(M& module, const DataLoader& loader, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::test, module, parts_of(module), loader, options);
+  std::vector<MetricMap> test(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, module, parts_of(module), loaders, options);
+  }
+
+  /// What predict_step says of each batch, on the CPU; of several loaders, a list for each. With several ranks each
+  /// gets what it has predicted; StepContext::samples tells for which samples.
+  template <std::derived_from<TrainingModule> M>
+  std::vector<Batch> predict(M& module, const DataLoader& loader, const PredictOptions& options = {}) {
+    return std::move(run_prediction(module, parts_of(module), loader, options)[0]);
+  }
+  template <std::derived_from<TrainingModule> M>
+  std::vector<std::vector<Batch>> predict(M& module, std::vector<DataLoader> loaders,
+                                          const PredictOptions& options = {}) {
+    return run_prediction(module, parts_of(module), std::move(loaders), options);
   }
 
   // ---- for hooks ----
@@ -126,11 +147,12 @@ class Trainer {
   std::int64_t batch_idx() const;
   std::int64_t total_batch_idx() const;
   bool is_last_batch() const;
-  /// In an epoch and in a check, after limits.
+  /// In an epoch and in a check, after limits; of all its loaders together.
   std::int64_t num_training_batches() const;
   std::int64_t num_val_batches() const;
   std::int64_t num_sanity_val_batches() const;
   std::int64_t num_test_batches() const;
+  std::int64_t num_predict_batches() const;
   /// Validations within fit so far.
   std::int64_t num_checks() const;
   /// The optimizer steps that a fit makes by its limits; -1: no limit.
@@ -168,10 +190,12 @@ class Trainer {
 
  private:
   friend class TrainingModule;
-  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const DataLoader* val,
+  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const LoaderSet* val,
                     const FitOptions& options);
   std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                        const DataLoader& loader, const EvaluateOptions& options);
+                                        const LoaderSet& loaders, const EvaluateOptions& options);
+  std::vector<std::vector<Batch>> run_prediction(TrainingModule& module, const ModuleParts& parts,
+                                                 const LoaderSet& loaders, const PredictOptions& options);
 
   std::unique_ptr<TrainerState> state_;
 };

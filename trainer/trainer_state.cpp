@@ -1,5 +1,6 @@
 #include "anneal/trainer/trainer_state.h"
 
+#include <algorithm>
 #include <cmath>
 #include <random>
 #include <string>
@@ -63,6 +64,20 @@ void TrainerState::agree_on_stop() {
 
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
+}
+
+LimitedLoaders TrainerState::limited(const LoaderSet& set, std::string_view option, const Amount& limit) const {
+  LimitedLoaders result;
+  for (const DataLoader& loader : set.loaders) {
+    result.loaders.push_back(share_of(loader));
+    result.batches.push_back(limited_batches(option, limit, result.loaders.back().size()));
+  }
+  return result;
+}
+
+std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
+  const std::int64_t wanted = options.num_sanity_val_steps;
+  return wanted == -1 ? batches : std::min(wanted, batches);
 }
 
 double TrainerState::weight_of(const Batch& batch) const {

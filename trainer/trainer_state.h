@@ -49,8 +49,8 @@ struct TrainerState {
   bool toggled = false;
   bool stop_agreed = false;  ///< by all ranks
   const DataLoader* train = nullptr;
-  const DataLoader* val = nullptr;
-  std::int64_t train_batches = 0, val_batches = 0, test_batches = 0;
+  LimitedLoaders val;
+  std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
   std::filesystem::path resumed_from;
 
   int rank() const { return world ? world->rank() : 0; }
@@ -66,6 +66,10 @@ struct TrainerState {
 
   /// This rank's share of a loader, or all of it.
   DataLoader share_of(const DataLoader& loader) const;
+  /// Those shares, and how many batches of each are used.
+  LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
+  /// Of a validation loader's batches, those of the sanity check.
+  std::int64_t sanity_batches_of(std::int64_t batches) const;
   /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which
   /// is worth a warning if no other rank has a part of it.
   double weight_of(const Batch& batch) const;

@@ -19,6 +19,7 @@ namespace {
 Tensor TrainingModule::training_step(const Batch&, StepContext&) { missing(*this, "training_step"); }
 void TrainingModule::validation_step(const Batch&, StepContext&) { missing(*this, "validation_step"); }
 void TrainingModule::test_step(const Batch&, StepContext&) { missing(*this, "test_step"); }
+Batch TrainingModule::predict_step(const Batch&, StepContext&) { missing(*this, "predict_step"); }
 OptimizerConfig TrainingModule::configure_optimizers() { missing(*this, "configure_optimizers"); }
 
 void TrainingModule::transfer_batch_to_device(Batch& batch, Device device) {

@@ -41,6 +41,8 @@ class TrainingModule : public nn::Module {
   /// Log metrics here; gradients are not recorded and the module is in eval mode.
   virtual void validation_step(const Batch& batch, StepContext& step);
   virtual void test_step(const Batch& batch, StepContext& step);
+  /// What the module says of a batch, by names of its choice: `return {{"y", net(batch["x"])}};`
+  virtual Batch predict_step(const Batch& batch, StepContext& step);
   virtual OptimizerConfig configure_optimizers();
   /// Makes the parts that are too large to be made on every use of the type: called once per run, after setup.
   virtual void configure_model() {}
@@ -81,10 +83,17 @@ class TrainingModule : public nn::Module {
   virtual void on_test_batch_start(const Batch&, StepContext&) {}
   virtual void on_test_batch_end(const Batch&, StepContext&) {}
 
+  virtual void on_predict_start() {}
+  virtual void on_predict_end() {}
+  virtual void on_predict_epoch_start() {}
+  virtual void on_predict_epoch_end() {}
+  virtual void on_predict_batch_start(const Batch&, StepContext&) {}
+  virtual void on_predict_batch_end(const Batch& /*prediction*/, const Batch&, StepContext&) {}
+
   /// Values and tensors of its own for the checkpoint (Checkpoint::user and extra). Parameters and buffers are in it
-  /// anyway; on_load_checkpoint comes before they are read.
+  /// anyway; on_load_checkpoint comes before they are read, and may change them.
   virtual void on_save_checkpoint(Checkpoint&) {}
-  virtual void on_load_checkpoint(const Checkpoint&) {}
+  virtual void on_load_checkpoint(Checkpoint&) {}
 
   // ---- what the loop does by default ----
 
@@ -92,6 +101,7 @@ class TrainingModule : public nn::Module {
   virtual void optimizer_zero_grad(optim::Optimizer& optimizer) { optimizer.zero_grad(); }
   virtual void optimizer_step(optim::Optimizer& optimizer) { optimizer.step(); }
   virtual void lr_scheduler_step(optim::LRScheduler& scheduler) { scheduler.step(); }
+  virtual void lr_plateau_step(optim::ReduceLROnPlateau& scheduler, double metric) { scheduler.step(metric); }
   /// Chooses how the step clips, by calling `clip_gradients`; the arguments are the Trainer's options.
   virtual void configure_gradient_clipping(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
     clip_gradients(optimizer, value, algorithm);
@@ -105,6 +115,8 @@ class TrainingModule : public nn::Module {
   virtual void on_validation_model_train() {}
   virtual void on_test_model_eval() { eval(); }
   virtual void on_test_model_train() {}
+  virtual void on_predict_model_eval() { eval(); }
+  virtual void on_predict_model_train() {}
   /// Before a check that does not lie within an accumulation window.
   virtual void on_validation_model_zero_grad() { zero_grad(); }
 

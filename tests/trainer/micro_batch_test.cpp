@@ -227,7 +227,7 @@ TEST(Checkpoints, HoldTensorsOfHooks) {
     void on_save_checkpoint(Trainer&, TrainingModule&, Checkpoint& checkpoint) override {
       checkpoint.extra["average"].push_back({"weight", full({2}, 7)});
     }
-    void on_load_checkpoint(Trainer&, TrainingModule&, const Checkpoint& checkpoint) override {
+    void on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint& checkpoint) override {
       kept = checkpoint.extra.at("average")[0].tensor;
     }
   };

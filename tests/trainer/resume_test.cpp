@@ -26,7 +26,7 @@ struct Model : TrainingModule {
     return {optim::AdamW(parameters(), {.lr = 1e-2}), optim::cosine_annealing_lr(20), Interval::step};
   }
   void on_save_checkpoint(Checkpoint& checkpoint) override { checkpoint.user["seen"] = seen; }
-  void on_load_checkpoint(const Checkpoint& checkpoint) override {
+  void on_load_checkpoint(Checkpoint& checkpoint) override {
     seen = std::get<std::int64_t>(checkpoint.user.at("seen"));
   }
 };

@@ -1,0 +1,177 @@
+// Several loaders in an evaluation, predictions, and weights from a checkpoint.
+#include <gtest/gtest.h>
+
+#include "anneal/core/autograd.h"
+#include "anneal/tests/trainer/support.h"
+
+namespace anneal_test {
+namespace {
+
+using Values = std::vector<double>;
+
+// The spec's example: v from each loader under its own name, w from the first under a shared one, ee at the end.
+struct TwoLoaders : Probe {
+  TwoLoaders() {
+    in_validation_step = [](const Batch& batch, StepContext& step) {
+      step.log("v", batch["x"].item() + 100 * static_cast<double>(step.dataloader_idx()));
+      if (step.dataloader_idx() == 0) step.log("w", 7, {.add_dataloader_idx = false});
+    };
+  }
+  void on_validation_epoch_end() override { log("ee", 1); }
+};
+
+TEST(SeveralLoaders, MetricsHaveTheirNumbers) {
+  TwoLoaders module;
+  Trainer trainer(quiet({}));
+  const auto metrics = trainer.validate(module, {counting_loader(3), counting_loader(2)});
+  ASSERT_EQ(metrics.size(), 2U);
+  EXPECT_EQ(metrics[0].names(), "v/dataloader_idx_0, w, ee");
+  EXPECT_EQ(metrics[0]["v/dataloader_idx_0"], 1);
+  EXPECT_EQ(metrics[1].names(), "v/dataloader_idx_1, ee");
+  EXPECT_EQ(metrics[1]["v/dataloader_idx_1"], 100.5);
+  EXPECT_TRUE(trainer.validate(module, counting_loader(3))[0].contains("v")) << "one has none";
+}
+
+TEST(SeveralLoaders, ANameMustNotLookLikeANumberedOne) {
+  Probe probe;
+  probe.in_test_step = [](const Batch&, StepContext& step) { step.log("a/dataloader_idx_3", 1); };
+  Trainer trainer(quiet({}));
+  EXPECT_THROW(trainer.test(probe, {counting_loader(1), counting_loader(1)}), Error);
+}
+
+TEST(SeveralLoaders, LimitsAreForEachAndBatchesCountAnew) {
+  Probe probe;
+  std::vector<std::pair<std::int64_t, std::int64_t>> seen;
+  probe.in_validation_step = [&](const Batch&, StepContext& step) {
+    seen.emplace_back(step.dataloader_idx(), step.batch_idx());
+  };
+  auto watch = std::make_shared<Watch>();
+  Trainer trainer(quiet({.max_epochs = 1, .limit_val_batches = 3, .num_sanity_val_steps = 1, .callbacks = {watch}}));
+  trainer.fit(probe, counting_loader(2), {counting_loader(5), counting_loader(2)});
+  EXPECT_EQ(watch->sanity_batches, 2);
+  EXPECT_EQ(watch->val_batches, 5);
+  EXPECT_EQ(seen, (std::vector<std::pair<std::int64_t, std::int64_t>>{
+                      {0, 0}, {1, 0}, {0, 0}, {0, 1}, {0, 2}, {1, 0}, {1, 1}}));
+}
+
+struct Doubling : Probe {
+  Batch predict_step(const Batch& batch, StepContext&) override {
+    EXPECT_FALSE(training());
+    EXPECT_FALSE(grad_enabled());
+    return {{"y", batch["x"] * 2.0}};
+  }
+};
+
+Values flat(const std::vector<Batch>& predictions) {
+  Values values;
+  for (const Batch& batch : predictions)
+    for (const double v : batch["y"].to_vector()) values.push_back(v);
+  return values;
+}
+
+TEST(Predict, ReturnsWhatTheStepSays) {
+  Doubling module;
+  Trainer trainer(quiet({}));
+  EXPECT_EQ(flat(trainer.predict(module, counting_loader(2, 2))), (Values{0, 2, 4, 6}));
+  EXPECT_TRUE(module.training()) << "modes are restored";
+  const auto lists = trainer.predict(module, std::vector{counting_loader(2), counting_loader(1)});
+  ASSERT_EQ(lists.size(), 2U);
+  EXPECT_EQ(flat(lists[0]), (Values{0, 2}));
+  EXPECT_EQ(flat(lists[1]), (Values{0}));
+  EXPECT_TRUE(trainer.predict(module, counting_loader(2), {.return_predictions = false}).empty());
+  Trainer limited(quiet({.limit_predict_batches = 1}));
+  EXPECT_EQ(flat(limited.predict(module, counting_loader(5))), (Values{0}));
+  Probe probe;
+  EXPECT_NE(message_of<ConfigError>([&] { trainer.predict(probe, counting_loader(1)); }).find("predict_step"),
+            std::string::npos);
+}
+
+TEST(Predict, NothingCanBeLogged) {
+  struct Logging : Doubling {
+    Batch predict_step(const Batch& batch, StepContext& step) override {
+      step.log("a", 1);
+      return batch;
+    }
+  } module;
+  EXPECT_THROW(Trainer(quiet({})).predict(module, counting_loader(1)), Error);
+}
+
+TEST(Predict, HooksComeInOrder) {
+  std::vector<std::string> log;
+  const auto note = [&](const char* hook) {
+    return [&log, hook](Trainer&, TrainingModule&) { log.emplace_back(hook); };
+  };
+  LambdaHooks hooks;
+  hooks.on_predict_start = note("start");
+  hooks.on_predict_epoch_start = note("epoch_start");
+  hooks.on_predict_batch_start = [&](Trainer&, TrainingModule&, const Batch&, StepContext&) {
+    log.emplace_back("batch_start");
+  };
+  hooks.on_predict_batch_end = [&](Trainer& trainer, TrainingModule&, const Batch& prediction, const Batch& batch,
+                                   StepContext&) {
+    EXPECT_EQ(trainer.stage(), Stage::predict);
+    EXPECT_EQ(prediction["y"].item(), 2 * batch["x"].item());
+    log.emplace_back("batch_end");
+  };
+  hooks.on_predict_epoch_end = note("epoch_end");
+  hooks.on_predict_end = note("end");
+  Doubling module;
+  Trainer(quiet({.callbacks = {LambdaCallback(hooks)}})).predict(module, counting_loader(1));
+  EXPECT_EQ(log, (std::vector<std::string>{"start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end"}));
+}
+
+struct Writer : PredictionWriter {
+  using PredictionWriter::PredictionWriter;
+  std::vector<std::int64_t> of_batches, of_epoch;
+  Values values;
+  void write_on_batch_end(Trainer&, TrainingModule&, const Batch&, std::span<const std::int64_t> samples, const Batch&,
+                          StepContext&) override {
+    of_batches.insert(of_batches.end(), samples.begin(), samples.end());
+  }
+  void write_on_epoch_end(Trainer&, TrainingModule&, const std::vector<std::vector<Batch>>& predictions,
+                          const std::vector<std::vector<std::int64_t>>& samples) override {
+    of_epoch = samples.at(0);
+    values = flat(predictions.at(0));
+  }
+};
+
+TEST(PredictionWriter, KnowsWhichSamplesWerePredicted) {
+  const Tensor x = arange(7).to(DType::f32).reshape({7, 1});
+  const DataLoader shuffled(TensorDataset{{"x", x}}, {.batch_size = 3, .shuffle = true, .num_workers = 1, .seed = 5});
+  for (const auto interval : {WriteInterval::batch, WriteInterval::epoch, WriteInterval::batch_and_epoch}) {
+    auto writer = std::make_shared<Writer>(interval);
+    Doubling module;
+    Trainer(quiet({.callbacks = {writer}})).predict(module, shuffled, {.return_predictions = false});
+    EXPECT_EQ(writer->of_batches.size(), interval == WriteInterval::epoch ? 0U : 7U);
+    if (interval == WriteInterval::batch) {
+      EXPECT_TRUE(writer->values.empty());
+      continue;
+    }
+    ASSERT_EQ(writer->of_epoch.size(), 7U);
+    EXPECT_NE(writer->of_epoch, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6}));
+    for (std::size_t i = 0; i < 7; ++i) EXPECT_EQ(writer->values[i], 2 * static_cast<double>(writer->of_epoch[i]));
+  }
+}
+
+TEST(Evaluation, TakesWeightsFromACheckpoint) {
+  const TempFolder dir;
+  Probe probe;
+  TrainerOptions options = quiet({.max_epochs = 2});
+  options.enable_checkpointing = true;
+  options.callbacks = {ModelCheckpoint({.dirpath = dir.path(), .save_last = true})};
+  Trainer trainer(options);
+  trainer.fit(probe, counting_loader(2));
+  const double trained = probe.weight.item();
+  for (const std::string& ckpt : {std::string("best"), std::string("last"), (dir / "last.safetensors").string()}) {
+    {
+      const NoGrad no_grad;
+      probe.weight.fill_(0);
+    }
+    trainer.validate(probe, counting_loader(1), {.verbose = false, .ckpt = ckpt});
+    EXPECT_EQ(probe.weight.item(), trained) << ckpt;
+  }
+  EXPECT_THROW(trainer.test(probe, counting_loader(1), {.ckpt = "nowhere"}), Error);
+}
+
+}  // namespace
+}  // namespace anneal_test

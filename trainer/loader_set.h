@@ -1,0 +1,33 @@
+// The loaders of an evaluation.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "anneal/data/data_loader.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// One loader or several, which are gone through one after the other: `validate(module, {clean, noisy})`.
+struct LoaderSet {
+  LoaderSet(DataLoader loader) { loaders.push_back(std::move(loader)); }
+  LoaderSet(std::vector<DataLoader> several) : loaders(std::move(several)) {}
+  LoaderSet(std::initializer_list<DataLoader> several) : loaders(several) {}
+
+  std::vector<DataLoader> loaders;
+};
+
+/// A rank's shares of them, and how many batches of each are used.
+struct LimitedLoaders {
+  std::vector<DataLoader> loaders;
+  std::vector<std::int64_t> batches;
+
+  std::int64_t total() const { return std::accumulate(batches.begin(), batches.end(), std::int64_t{0}); }
+};
+
+}  // namespace v0
+}  // namespace anneal

@@ -84,7 +84,6 @@ struct Forward {
     queries.fill(row_of(static_cast<const T*>(a.q), a.q_strides, b, h, i), a.q_strides.row, rows, a.depth,
                  static_cast<C>(a.scale) * log2_of_e<C>);
     T* const out = row_of(static_cast<T*>(a.out), a.out_strides, b, h, i);
-    for (std::int64_t r = 0; r < rows; ++r) prefetch<true>(out + r * a.out_strides.row, a.value_depth);
     product(rows, width, a.depth, queries.data, queries.ld, Dense{}, keys.columns(0), scores, scores_ld, false);
     constexpr int n = 16;  // a vector or more, for the logarithms
     static_assert(n >= tile_rows);

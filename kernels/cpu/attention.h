@@ -109,12 +109,13 @@ ANNEAL_HD void product(std::int64_t m, std::int64_t n, std::int64_t k, const C* 
   }
 }
 
-/// Asks for a row that will be read, or written, soon. Rows of a head lie apart, where processors do not look ahead.
-template <bool Writes = false, class T>
+/// Asks for a row that will be read soon. Rows of a head lie apart, where processors do not look ahead; and often in
+/// the same few sets of the first-level cache, so it is the second that they are brought to.
+template <class T>
 ANNEAL_HD void prefetch(const T* row, std::int64_t n) {
-  for (std::int64_t x = 0; x < n; x += 64 / std::int64_t{sizeof(T)}) __builtin_prefetch(row + x, Writes);
+  for (std::int64_t x = 0; x < n; x += 64 / std::int64_t{sizeof(T)}) __builtin_prefetch(row + x, 0, 2);
 }
-inline constexpr std::int64_t rows_ahead = 8;
+inline constexpr std::int64_t rows_ahead = 16;
 
 /// Rows of one head, converted and multiplied by a factor: `ld` apart, a multiple of the vector.
 template <class C>
@@ -175,7 +176,6 @@ ANNEAL_HD void write_rows(const PackedRows<Compute<T>>& from, std::int64_t rows,
                           const Factor& factor, T* to, std::int64_t stride) {
   using C = Compute<T>;
   for (std::int64_t r = 0; r < rows; ++r) {
-    prefetch<true>(to + (r + rows_ahead) * stride, depth);
     for (std::int64_t d = 0; d < depth; d += lanes<C>) {
       store_first(to + r * stride + d, load_vector(from.row(r) + d) * factor(r),
                   static_cast<int>(least(depth - d, lanes<C>)));

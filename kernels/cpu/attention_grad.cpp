@@ -189,7 +189,7 @@ void backward(const AttentionGrad& a) {
       const std::int64_t b = number / a.kv_heads(), kv = number % a.kv_heads();
       if (packed != number) head.pack(b, kv);
       packed = number;
-      C* const sums = parts ? parts + (number * pieces + piece) * part : scratch<C>(Scratch::product, part);
+      C* const sums = parts ? parts + (number * pieces + piece) * part : scratch<C>(Scratch::product, part + lanes<C>);
       const PackedRows<C> dk{sums, d}, dv{sums + a.keys * d, e};
       Backward<T>::clear(dk, a.keys);
       Backward<T>::clear(dv, a.keys);

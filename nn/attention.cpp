@@ -22,13 +22,13 @@ MultiheadAttention::MultiheadAttention(Slot at, std::int64_t embed_dim, std::int
   if (options.bias) out_proj.bias.zero_();
 }
 
-AttentionOptions MultiheadAttention::options_for(const Call& call) const {
+AttentionOptions MultiheadAttention::options_for(const MultiheadAttentionCall& call) const {
   return {.mask = call.mask, .dropout_p = training() ? dropout_ : 0, .is_causal = call.is_causal};
 }
 
 Tensor MultiheadAttention::joined(const Tensor& heads) const { return out_proj(heads.transpose(1, 2).flatten(2)); }
 
-Tensor MultiheadAttention::forward(const Tensor& x, const Call& call) const {
+Tensor MultiheadAttention::forward(const Tensor& x, const MultiheadAttentionCall& call) const {
   const std::int64_t d = in_proj_weight.size(1);
   check(x.rank() == 3 && x.size(2) == d, "MultiheadAttention: expected x [batch, rows, {}], got {}", d, x.shape());
   const Tensor qkv = linear(x, in_proj_weight, in_proj_bias);
@@ -36,7 +36,8 @@ Tensor MultiheadAttention::forward(const Tensor& x, const Call& call) const {
                                              options_for(call)));
 }
 
-Tensor MultiheadAttention::forward(const Tensor& q, const Tensor& k, const Tensor& v, const Call& call) const {
+Tensor MultiheadAttention::forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const MultiheadAttentionCall& call) const {
   const std::int64_t d = in_proj_weight.size(1);
   const auto project = [&](const Tensor& x, int part) {
     check(x.rank() == 3 && x.size(2) == d, "MultiheadAttention: expected q, k and v [batch, rows, {}], got {}", d,

@@ -35,13 +35,12 @@ TEST(MultiheadAttention, SelfAttentionIsAttentionToItself) {
   const nn::MultiheadAttention layer(12, 3);
   const Tensor x = randn({2, 5, 12});
   const Tensor mask = tensor({1, 1, 0, 1, 1}, {5}, {.dtype = DType::boolean});
-  expect_close(layer(x), layer.forward(x, x, x, {}));
-  expect_close(layer(x, nn::MultiheadAttention::Call{.mask = mask, .is_causal = true}),
-               layer.forward(x, x, x, {.mask = mask, .is_causal = true}));
+  expect_close(layer(x), layer(x, x, x));
+  expect_close(layer(x, {.mask = mask, .is_causal = true}), layer(x, x, x, {.mask = mask, .is_causal = true}));
   sum(layer(x)).backward();
   const Tensor packed = layer.in_proj_weight.grad().clone();
   layer.zero_grad();
-  sum(layer.forward(x, x, x, {})).backward();
+  sum(layer(x, x, x)).backward();
   expect_close(layer.in_proj_weight.grad(), packed);
 }
 
@@ -56,9 +55,9 @@ TEST(MultiheadAttention, IsProjectionsAroundAttention) {
   };
   const Tensor scores = matmul(heads(q, 0), heads(k, 1).transpose(-2, -1)) / std::sqrt(3.0);
   const Tensor joined = matmul(softmax(scores, -1), heads(v, 2)).transpose(1, 2).reshape({2, 3, 6});
-  expect_close(layer.forward(q, k, v, {}), linear(joined, layer.out_proj.weight, layer.out_proj.bias));
+  expect_close(layer(q, k, v), linear(joined, layer.out_proj.weight, layer.out_proj.bias));
   expect_contains(error_of([&] { layer(randn({3, 6})); }), "[batch, rows, 6]");
-  expect_contains(error_of([&] { layer.forward(q, k, randn({2, 4, 5}), {}); }), "[batch, rows, 6]");
+  expect_contains(error_of([&] { layer(q, k, randn({2, 4, 5})); }), "[batch, rows, 6]");
 }
 
 TEST(MultiheadAttention, DropsWeightsInTrainingAlone) {

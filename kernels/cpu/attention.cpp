@@ -10,7 +10,7 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t piece_rows = 42 * tile_rows;  // queries that a thread takes at a time
+constexpr std::int64_t piece_rows = 43 * tile_rows;  // just over 256: queries that a thread takes at a time
 
 template <class C>
 struct RowSums {

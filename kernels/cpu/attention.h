@@ -85,7 +85,7 @@ ANNEAL_HD Vector<C> first_lanes(Vector<C> v, std::int64_t n, C other) {
   return first_lanes(v, n < 0 ? 0 : n, other, std::make_integer_sequence<Lane, lanes<C>>{});
 }
 
-/// A's element (i, k), k columns, or rows, apart.
+/// A row whose elements are `step` apart: a column of a matrix.
 struct Strided {
   std::int64_t step;
   ANNEAL_HD std::int64_t operator()(std::int64_t k) const { return k * step; }
@@ -124,7 +124,6 @@ struct PackedRows {
   std::int64_t ld;
 
   static constexpr std::int64_t distance(std::int64_t depth) { return (depth + lanes<C> - 1) / lanes<C> * lanes<C>; }
-  static constexpr std::int64_t size(std::int64_t rows, std::int64_t depth) { return rows * distance(depth); }
 
   template <class T>
   ANNEAL_HD void fill(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t depth, C factor) const {

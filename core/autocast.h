@@ -36,6 +36,7 @@ inline constexpr CastRule autocast_table[] = {
     {"linear", CastPolicy::low},
     {"matmul", CastPolicy::low},
     {"conv2d", CastPolicy::low},
+    {"scaled_dot_product_attention", CastPolicy::low},
 
     {"softmax", CastPolicy::full},
     {"log_softmax", CastPolicy::full},

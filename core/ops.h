@@ -201,6 +201,27 @@ struct BatchNormOptions {
 Tensor batch_norm(const Tensor& x, const Tensor& running_mean, const Tensor& running_var, const Tensor& weight = {},
                   const Tensor& bias = {}, BatchNormOptions options = {});
 
+// ---- attention ----
+
+struct AttentionOptions {
+  /// Broadcasts to [.., heads, queries, keys]: bool, true where a query sees a key, or of q's dtype and added to the
+  /// scores. Gets no gradient. May come with `is_causal`.
+  Tensor mask = {};
+  double dropout_p = 0;              ///< of the weights; the mask is drawn from `generator`
+  bool is_causal = false;            ///< query i sees the keys 0, ..., i alone
+  std::optional<double> scale = {};  ///< default: 1 / sqrt(depth)
+  bool enable_gqa = false;           ///< k and v may have fewer heads, each for as many neighbours of q's
+};
+/// softmax(scale q k^T + mask) v for each head: q [.., heads, queries, depth], k and v [.., heads, keys, depth]. Memory
+/// grows with the number of queries and keys, not with their product. A query that sees no key gets zeros. Vaswani et
+/// al. 2017; Dao et al. 2022. Not twice differentiable.
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, AttentionOptions options = {},
+                                    Generator& generator = current_generator());
+/// The same for q, k and v from one projection, [batch, rows, 3, heads, depth] -> [batch, heads, rows, depth]. Nothing
+/// is copied, and the gradient is one tensor.
+Tensor scaled_dot_product_attention(const Tensor& qkv, AttentionOptions options = {},
+                                    Generator& generator = current_generator());
+
 // ---- indexing: indices are i64 or i32; one out of range throws Error ----
 
 /// y[i][j][k] = x[index[i][j][k]][j][k] for dim 0, and so on; index has x's rank and is nowhere larger but along `dim`.

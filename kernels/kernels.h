@@ -319,6 +319,53 @@ struct BatchNormGrad {
   void *dx, *dweight, *dbias;
 };
 
+// ---- attention ----
+
+/// The distances of batches, heads and rows; the elements of a row are side by side.
+struct HeadStrides {
+  std::int64_t batch, head, row;
+};
+/// For each head softmax(scale q k^T + mask) v. q is [batch, heads, queries, depth], k [batch, heads / group, keys,
+/// depth], v [batch, heads / group, keys, value_depth]: head h reads head h / group of k and v. `causal`: query i sees
+/// the keys 0, ..., i. `mask` (or null) has the strides of [batch, heads, queries, keys]; it is bool, true where a key
+/// is seen, or has `dtype` and is added. The softmax's results go through a dropout with probability `dropout`, whose
+/// element j of a row has the position `position(batch, head, query) + j`; `offset` is a multiple of 4.
+struct AttentionInputs {
+  DType dtype;
+  std::int64_t batch, heads, group, queries, keys, depth, value_depth;
+  double scale;
+  bool causal;
+  const void *q, *k, *v;
+  HeadStrides q_strides, k_strides, v_strides;
+  const void* mask;
+  DType mask_dtype;
+  std::int64_t mask_strides[4];
+  double dropout;
+  std::uint64_t seed, offset;
+
+  constexpr std::int64_t kv_heads() const { return heads / group; }
+  /// The keys that a query sees are the first so many.
+  constexpr std::int64_t seen(std::int64_t query) const { return causal && query < keys ? query + 1 : keys; }
+  constexpr std::uint64_t position(std::int64_t b, std::int64_t h, std::int64_t query) const {
+    return offset + static_cast<std::uint64_t>(((b * heads + h) * queries + query) * ((keys + 3) / 4 * 4));
+  }
+};
+/// `lse` [batch, heads, queries], for the gradient, is the log-sum-exp of each row: f64 for f64, else f32. Queries that
+/// see no key have result 0 and lse infinity.
+struct Attention : AttentionInputs {
+  void* out;
+  HeadStrides out_strides;
+  void* lse;
+};
+/// dq, dk and dv may each be null
+struct AttentionGrad : AttentionInputs {
+  const void *out, *dout;
+  HeadStrides out_strides, dout_strides;
+  const void* lse;
+  void *dq, *dk, *dv;
+  HeadStrides dq_strides, dk_strides, dv_strides;
+};
+
 // ---- indices: i64; the position of the first one out of range is left in `*bad`, which else keeps its value; what it
 // would have read is 0 (on the CPU nothing is written then, but `*bad`) ----
 
@@ -435,11 +482,11 @@ struct SgdStep : OptimStep {
 };
 
 /// All of the above. A new kernel is a struct here, its name in this list, and a `run` in each backend.
-using Kernels =
-    TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce, ArgReduce,
-             Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad, AvgPool2d, AvgPool2dGrad,
-             Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, CrossEntropyGrad, LayerNorm, LayerNormGrad, BatchNorm,
-             BatchNormGrad, Gather, ScatterAdd, Embedding, EmbeddingGrad, GradientSum, StepFactor, AdamStep, SgdStep>;
+using Kernels = TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce,
+                         ArgReduce, Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad,
+                         AvgPool2d, AvgPool2dGrad, Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, CrossEntropyGrad,
+                         LayerNorm, LayerNormGrad, BatchNorm, BatchNormGrad, Attention, AttentionGrad, Gather,
+                         ScatterAdd, Embedding, EmbeddingGrad, GradientSum, StepFactor, AdamStep, SgdStep>;
 
 namespace cpu {
 /// Runs a kernel on the calling thread and, where it is large enough, the workers of `parallel_for`.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "anneal/nn/activation.h"
+#include "anneal/nn/attention.h"
 #include "anneal/nn/conv.h"
 #include "anneal/nn/embedding.h"
 #include "anneal/nn/init.h"

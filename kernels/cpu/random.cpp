@@ -3,34 +3,16 @@
 #include <limits>
 #include <type_traits>
 
+#include "anneal/kernels/cpu/draw.h"
 #include "anneal/kernels/cpu/level.h"
 #include "anneal/kernels/parallel.h"
-#include "anneal/kernels/philox.h"
 
 namespace anneal {
 inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t chunk_blocks = 64;
-constexpr std::int64_t chunk_size = 4 * chunk_blocks;
 constexpr std::int64_t grain = 16384 / chunk_size;  // in chunks
-
-/// The words of the chunk of a stream that starts with the block `first`.
-void draw(std::uint64_t seed, std::uint64_t first, std::uint32_t stream, std::uint32_t* __restrict words) {
-  // Word by word first: interleaved stores would keep the loop over blocks from being vectorised well.
-  alignas(64) std::uint32_t lane[4][chunk_blocks];
-  for (std::int64_t i = 0; i < chunk_blocks; ++i) {
-    const philox::Block b = philox::block(seed, first + static_cast<std::uint64_t>(i), stream);
-    lane[0][i] = b.word[0];
-    lane[1][i] = b.word[1];
-    lane[2][i] = b.word[2];
-    lane[3][i] = b.word[3];
-  }
-  for (std::int64_t i = 0; i < chunk_blocks; ++i) {
-    for (int k = 0; k < 4; ++k) words[4 * i + k] = lane[k][i];
-  }
-}
 
 /// Cuts elements [0, n), at `offset` in the stream, at the stream's chunks: body(block, skip, begin, end) makes the
 /// elements [begin, end), the first of which is number `skip` of the chunk that starts with that block.

@@ -19,6 +19,7 @@ inline std::vector<GradientCase> gradient_cases() {
   add_image_cases(list);
   add_loss_cases(list);
   add_norm_cases(list);
+  add_attention_cases(list);
   return list;
 }
 /// Its inputs, of f64 on the CPU.

@@ -162,4 +162,31 @@ inline void add_norm_cases(std::vector<GradientCase>& cases) {
       [=](Inputs x) { return batch_norm(x[0], mean, variance, x[1], x[2], {.training = false}); });
 }
 
+inline void add_attention_cases(std::vector<GradientCase>& cases) {
+  const auto add = [&](const char* name, std::vector<GradientInput> inputs, AttentionOptions options) {
+    cases.push_back({format("scaled_dot_product_attention {}", name), std::move(inputs),
+                     [=](Inputs x) {
+                       AttentionOptions given = options;
+                       if (given.mask.defined() && given.mask.dtype() != DType::boolean)
+                         given.mask = constant(given.mask);
+                       Generator generator(3);
+                       return x.size() == 1 ? scaled_dot_product_attention(x[0], given, generator)
+                                            : scaled_dot_product_attention(x[0], x[1], x[2], given, generator);
+                     },
+                     Second::throws});
+  };
+  const Tensor blind = flags({1, 0, 0, 0, 1, 1}, {3, 1, 2});  // one head of one query sees nothing
+  add("plain", {{{2, 3, 4, 5}}, {{2, 3, 6, 5}}, {{2, 3, 6, 2}}}, {});
+  add("causal", {{{1, 2, 5, 3}}, {{1, 2, 4, 3}}, {{1, 2, 4, 3}}}, {.is_causal = true, .scale = 0.3});
+  add("one head", {{{4, 3}}, {{5, 3}}, {{5, 2}}}, {});
+  add("three dimensions, masked", {{{3, 4, 3}}, {{3, 2, 3}}, {{3, 2, 3}}}, {.mask = blind});
+  add("five dimensions, mask added", {{{2, 1, 2, 3, 4}}, {{2, 1, 2, 5, 4}}, {{2, 1, 2, 5, 4}}},
+      {.mask = uniform({2, 1, 1, 3, 5})});
+  add("grouped", {{{1, 4, 3, 2}}, {{1, 2, 5, 2}}, {{1, 2, 5, 2}}}, {.is_causal = true, .enable_gqa = true});
+  add("dropped", {{{2, 2, 3, 4}}, {{2, 2, 7, 4}}, {{2, 2, 7, 4}}}, {.dropout_p = 0.4});
+  add("packed", {{{2, 5, 3, 2, 4}}}, {.is_causal = true});
+  add("no queries", {{{1, 1, 0, 2}}, {{1, 1, 3, 2}}, {{1, 1, 3, 2}}}, {});
+  add("no keys", {{{1, 1, 3, 2}}, {{1, 1, 0, 2}}, {{1, 1, 0, 2}}}, {});
+}
+
 }  // namespace anneal::testing

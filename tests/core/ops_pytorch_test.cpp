@@ -106,6 +106,13 @@ const std::map<std::string, Op>& ops() {
        }},
       {"layer_norm", [](const Tensors& x, const Json& o) { return layer_norm(x[0], x[1], x[2], o["eps"]); }},
       {"rms_norm", [](const Tensors& x, const Json& o) { return rms_norm(x[0], x[1], o["eps"]); }},
+      {"attention",
+       [](const Tensors& x, const Json& o) {
+         AttentionOptions options{.is_causal = o.value("is_causal", false), .enable_gqa = o.value("enable_gqa", false)};
+         if (o.contains("scale")) options.scale = o["scale"].get<double>();
+         if (x.size() > 3) options.mask = o.contains("masked") ? ne(x[3], zeros({}, {.dtype = DType::f64})) : x[3];
+         return scaled_dot_product_attention(x[0], x[1], x[2], options);
+       }},
       {"gelu", of_one(gelu)},
       {"gelu_tanh", of_one(gelu_tanh)},
       {"softplus", of_one(softplus)},

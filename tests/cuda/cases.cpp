@@ -211,6 +211,7 @@ const std::vector<Case>& cases() {
     add("reductions", add_reductions);
     add("rowwise", add_rowwise);
     add("norms", add_norms);
+    add("attention", add_attention);
     add("pooling", add_pooling);
     add("indexing", add_indexing);
     add("optimizers", add_optimizers);

@@ -57,6 +57,7 @@ void add_convolutions(Cases& all);
 void add_pooling(Cases& all);
 void add_rowwise(Cases& all);
 void add_norms(Cases& all);
+void add_attention(Cases& all);
 void add_indexing(Cases& all);
 void add_optimizers(Cases& all);
 

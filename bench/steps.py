@@ -2,7 +2,7 @@
 
 Both programs stay alive and are asked for one round (half a second of steps) at a time, ours, the peer's, ours, ...; each
 figure is the median of its rounds' medians, so noise of the machine meets both sides. Ratio = peer / ours.
-Usage: steps.py PROGRAM [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [CASE...]
+Usage: steps.py BUILD_FOLDER [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [CASE...]
 """
 
 import argparse
@@ -42,18 +42,18 @@ def processor():
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("program")
+    parser.add_argument("folder")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(CASES))
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if unknown := [case for case in args.cases if case not in CASES]:
         sys.exit(f"no case {unknown[0]}; there are {' '.join(CASES)}")
 
     options = ["--threads", str(args.threads), "--device", args.device]
-    ours = Side([args.program, *options])
+    ours = Side([os.path.join(args.folder, "bench_steps"), *options])
     peer, peer_name = None, None
     if importlib.util.find_spec("torch"):
         peer = Side([sys.executable, os.path.join(os.path.dirname(__file__), "peers", "torch_step.py"), *options])
@@ -77,12 +77,12 @@ def main():
         shown = [f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("ours_ms", "peer_ms")]
         print(case, "f32", args.threads, *shown, f"{row['ratio']:.2f}" if peer else "-", flush=True)
     if args.out:
-        os.makedirs(os.path.dirname(args.out), exist_ok=True)
-        with open(args.out, "w") as file:
+        os.makedirs(os.path.dirname(args.out + ".json"), exist_ok=True)
+        with open(args.out + ".json", "w") as file:
             json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "device": args.device,
                        "peer": peer_name, "rounds": args.rounds, "rows": rows}, file, indent=1)
             file.write("\n")
-        print(f"wrote {args.out}", file=sys.stderr)
+        print(f"wrote {args.out}.json", file=sys.stderr)
 
 
 if __name__ == "__main__":

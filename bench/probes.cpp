@@ -1,0 +1,185 @@
+// What the machine can do, as a side of `scripts/bench kernels` (see rounds.h) that is asked in turn with the kernels:
+//
+//   fma f32 FLOPS                          multiply-adds in registers
+//   dot bf16 FLOPS                         the same with pairs of bf16, where the processor has that
+//   stream f32 N UPDATED READ WRITTEN      that many arrays of N elements in one pass, updated in place, read, or
+//   written pingpong ns                            a cache line's way to another core and back
+//
+// The file is compiled for this very machine.
+#include <anneal/bench/rounds.h>
+#include <anneal/kernels/parallel.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <thread>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+using anneal::Tensor;
+using bench::Call;
+using bench::Case;
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+typedef float Vector __attribute__((vector_size(vector_bytes)));
+constexpr int lanes = vector_bytes / 4;
+constexpr int chains = 12;  // enough to cover the latency, with registers for two operands
+
+// Keeps a value in a register and the compiler from knowing it.
+template <class T>
+void opaque(T& value) {
+#if defined(__x86_64__)
+  asm volatile("" : "+v"(value));
+#else
+  asm volatile("" : "+w"(value));
+#endif
+}
+
+// Runs `step(sums, x, y)` over and over, `flops` floating-point operations in all, on every thread its part.
+template <class V, class Step>
+Call arithmetic(std::int64_t flops, int flops_per_step, Step step) {
+  return [=] {
+    const int threads = anneal::num_threads();
+    anneal::kernels::parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
+      V sums[chains] = {}, x = {}, y = {};
+      opaque(x), opaque(y);
+      for (std::int64_t i = flops * begin / threads / flops_per_step; i < flops * end / threads / flops_per_step; ++i)
+        step(sums, x, y);
+      for (V& sum : sums) opaque(sum);
+    });
+  };
+}
+
+Call fma(const Case& c) {
+  return arithmetic<Vector>(c.sizes.at(0), chains * lanes * 2, [](Vector* sums, const Vector& x, const Vector& y) {
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i) sums[i] = sums[i] * x + y;
+  });
+}
+
+#if defined(__AVX512BF16__)
+Call dot(const Case& c) {
+  return arithmetic<__m512>(c.sizes.at(0), chains * lanes * 4, [](__m512* sums, const __m512& x, const __m512& y) {
+#pragma GCC unroll 12
+    for (int i = 0; i < chains; ++i)
+      sums[i] = _mm512_dpbf16_ps(sums[i], __builtin_bit_cast(__m512bh, x), __builtin_bit_cast(__m512bh, y));
+  });
+}
+#else
+Call dot(const Case&) { return {}; }
+#endif
+
+// Writes past the caches where the instruction set can.
+void stream_store(float* to, const Vector& value) {
+#if defined(__AVX512F__)
+  _mm512_stream_ps(to, value);
+#else
+  *reinterpret_cast<Vector*>(to) = value;
+#endif
+}
+
+struct Streams {
+  static constexpr int most = 4;
+  float* updated[most] = {};
+  const float* read[most] = {};
+  float* written[most] = {};
+};
+
+template <int Updated, int Read, int Written, bool PastCaches>
+void pass(const Streams& s, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t i = begin; i < end; i += lanes) {
+    Vector sum = {};
+    for (int j = 0; j < Read; ++j) sum += *reinterpret_cast<const Vector*>(s.read[j] + i);
+    for (int j = 0; j < Updated; ++j) {
+      Vector& value = *reinterpret_cast<Vector*>(s.updated[j] + i);
+      value = value * 0.5f + sum;
+    }
+    for (int j = 0; j < Written; ++j) {
+      if constexpr (PastCaches) stream_store(s.written[j] + i, sum);
+      else *reinterpret_cast<Vector*>(s.written[j] + i) = sum;
+    }
+  }
+}
+
+using Pass = void (*)(const Streams&, std::int64_t begin, std::int64_t end);
+template <bool PastCaches>
+Pass pass_of(std::int64_t updated, std::int64_t read, std::int64_t written) {
+  if (updated == 3 && read == 1 && written == 0) return pass<3, 1, 0, PastCaches>;
+  if (updated == 0 && read == 1 && written == 1) return pass<0, 1, 1, PastCaches>;
+  if (updated == 0 && read == 2 && written == 1) return pass<0, 2, 1, PastCaches>;
+  throw anneal::Error("no probe of these streams");
+}
+
+Call stream(const Case& c) {
+  const std::int64_t n = c.sizes.at(0) / lanes * lanes, updated = c.sizes.at(1), read = c.sizes.at(2),
+                     written = c.sizes.at(3);
+  // Arrays that start at equal offsets in their pages would get in each other's way.
+  std::vector<Tensor> tensors;
+  Streams s;
+  const auto array = [&] {
+    const std::int64_t offset = static_cast<std::int64_t>(tensors.size()) * (4096 + 3 * 64) / 4;
+    tensors.push_back(bench::numbers({n + offset}));
+    return tensors.back().data<float>() + offset;
+  };
+  for (int j = 0; j < updated; ++j) s.updated[j] = array();
+  for (int j = 0; j < read; ++j) s.read[j] = array();
+  for (int j = 0; j < written; ++j) s.written[j] = array();
+  const auto all = [tensors, s, n](Pass run) {
+    anneal::kernels::parallel_for(n / lanes, 1,
+                                  [&](std::int64_t begin, std::int64_t end) { run(s, begin * lanes, end * lanes); });
+  };
+  const auto best = [&](Pass run) {
+    double seconds = 1e9;
+    for (int i = 0; i < 5; ++i) seconds = std::min(seconds, bench::seconds_of([&] { all(run); }));
+    return seconds;
+  };
+  // The better way to write.
+  const Pass plain = pass_of<false>(updated, read, written), past = pass_of<true>(updated, read, written);
+  const Pass chosen = best(past) < best(plain) ? past : plain;
+  return [=] { all(chosen); };
+}
+
+// A thread on another core that answers.
+class Partner {
+ public:
+  ~Partner() {
+    ball_.store(-1);
+    thread_.join();
+  }
+  void play() {
+    ball_.store(1, std::memory_order_release);
+    while (ball_.load(std::memory_order_acquire) != 0) {}
+  }
+
+ private:
+  alignas(128) std::atomic<int> ball_ = 0;
+  std::thread thread_{[this] {
+    for (int ball; (ball = ball_.load(std::memory_order_acquire)) >= 0;)
+      if (ball == 1) ball_.store(0, std::memory_order_release);
+  }};
+};
+Call pingpong(const Case&) {
+  return [partner = std::make_shared<Partner>()] { partner->play(); };
+}
+
+Call make(const Case& c) {
+  if (c.kernel == "fma") return fma(c);
+  if (c.kernel == "dot") return dot(c);
+  if (c.kernel == "stream") return stream(c);
+  if (c.kernel == "pingpong") return pingpong(c);
+  return {};
+}
+
+}  // namespace
+
+int main(int argc, char** argv) { return bench::answer_rounds(argc, argv, make, anneal::set_num_threads); }

@@ -15,7 +15,7 @@ import os
 import re
 import sys
 
-from sides import Side, medians, processor, write_json
+from sides import Side, cells, geometric_mean, medians, processor, write_json, write_markdown
 
 
 @dataclasses.dataclass
@@ -104,8 +104,7 @@ def start_peers(folder, options):
     peers = [Side(name, [os.path.join(folder, program), *options]) for program, name in PEERS.items() if os.path.exists(os.path.join(folder, program))]
     if importlib.util.find_spec("torch"):
         script = os.path.join(os.path.dirname(__file__), "peers", "torch_kernels.py")
-        peers.append(Side("PyTorch", [sys.executable, script, *options]))
-        peers[-1].name = peers[-1].read()  # with its version
+        peers.append(Side(None, [sys.executable, script, *options]))
     else:
         print("no PyTorch here (pip install torch): without it", file=sys.stderr)
     return peers
@@ -126,17 +125,6 @@ def measure(case, threads, ours, probes, peers, rounds):
     return row
 
 
-def cells(row):
-    def text(column):
-        value = row[column]
-        if value is None:
-            return "-"
-        if isinstance(value, float):
-            return f"{value:.1f}" if column in ("ours", "peer") else f"{value:.2f}"
-        return str(value).replace(" ", "_")
-    return [text(column) for column in COLUMNS]
-
-
 def summary(rows):
     """Markdown: for each kind of kernel the least and the mean share, and against every peer the least ratio and the geometric mean."""
     lines = ["| kernel | dtype | threads | cases | share: least, mean | ratio to: least, geometric mean |", "|---|---|---|---|---|---|"]
@@ -148,18 +136,10 @@ def summary(rows):
         for row in mine:
             for name, rate in row["peers"].items():
                 ratios.setdefault(name, []).append(row["ours"] / rate)
-        against = [f"{name} {min(r):.2f}, {math.exp(sum(map(math.log, r)) / len(r)):.2f}" for name, r in ratios.items()]
+        against = [f"{name} {min(r):.2f}, {geometric_mean(r):.2f}" for name, r in ratios.items()]
         share = f"{min(shares):.2f}, {sum(shares) / len(shares):.2f}" if shares else "-"
         lines.append("| " + " | ".join([*map(str, kind), str(len(mine)), share, "; ".join(against) or "-"]) + " |")
     return lines
-
-
-def write_markdown(path, rows, heading):
-    lines = [heading, "", *summary(rows), "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    with open(path, "w") as file:
-        file.write("\n".join(lines) + "\n")
-    print(f"wrote {path}", file=sys.stderr)
 
 
 def main():
@@ -193,7 +173,7 @@ def main():
         ping()
         for case in cases:
             rows.append(measure(case, threads, ours, probes, peers, args.rounds))
-            print(*cells(rows[-1]), flush=True)
+            print(*cells(rows[-1], COLUMNS), flush=True)
         ping()
         for side in [ours, probes, *peers]:
             side.close()
@@ -201,7 +181,8 @@ def main():
         names = ", ".join(peer.name for peer in peers)
         write_json(args.out + ".json", rounds=args.rounds, peers=names, pingpong_ns=pingpong, rows=rows)
         trips = ", ".join(f"{trip:.0f}" for trip in pingpong) or "-"
-        write_markdown(args.out + ".md", rows, f"{processor()}; beside {names}; a cache line to another core and back: {trips} ns")
+        heading = f"{processor()}; beside {names}; a cache line to another core and back: {trips} ns"
+        write_markdown(args.out + ".md", [heading, "", *summary(rows)], COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -147,13 +147,13 @@ def main():
     parser.add_argument("folder")
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[min(2, os.cpu_count())], help="such as 1,2")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=0.1, help="length of a round")
+    parser.add_argument("--seconds", type=float, default=0.06, help="length of a round")
     parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help='only cases that contain a match, such as "gemm.* f32"')
     args = parser.parse_intermixed_args()
     if args.quick:
-        args.rounds, args.seconds = 1, 0.02
+        args.rounds, args.seconds = 1, 0.01
     cases = [case for case in all_cases() if not args.patterns or any(re.search(pattern, case.line) for pattern in args.patterns)]
     if not cases:
         sys.exit(f"no case matches {' or '.join(args.patterns)}")

@@ -53,6 +53,7 @@ Call arithmetic(std::int64_t flops, int flops_per_step, Step step) {
     anneal::kernels::parallel_for(threads, 1, [&](std::int64_t begin, std::int64_t end) {
       V sums[chains] = {}, x = {}, y = {};
       opaque(x), opaque(y);
+      for (V& sum : sums) opaque(sum);  // or equal chains would become one
       for (std::int64_t i = flops * begin / threads / flops_per_step; i < flops * end / threads / flops_per_step; ++i)
         step(sums, x, y);
       for (V& sum : sums) opaque(sum);

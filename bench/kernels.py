@@ -3,19 +3,18 @@
 Prints one line a case: kernel shape dtype threads ours unit share peer peer_name ratio. `share` is ours / what a probe of the
 machine reached between our rounds: multiply-adds (dot products of bf16) in registers for what computes, the same mix of reads and
 writes over arrays of the same size for what moves data. `peer` is the fastest of the others; ratio = ours / peer, above 1 if ours
-is faster. All peers' figures are in the JSON file.
+is faster. A run of all cases leaves the table and all peers' figures in bench/results.
 Usage: kernels.py BUILD_FOLDER [--threads N,...] [--rounds N] [--quick] [--out PATH_WITHOUT_EXTENSION] [PATTERN...]
 """
 
 import argparse
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 import sys
 
-from sides import Side, cells, geometric_mean, medians, processor, write_json, write_markdown
+from sides import Side, cells, geometric_mean, medians, processor, results, write_json, write_markdown
 
 
 @dataclasses.dataclass
@@ -37,8 +36,11 @@ class Case:
         return "x".join(map(str, self.sizes))
 
 
+PEAK_WORK = 100_000_000
+
+
 def computing(kernel, dtype, sizes, flops):
-    return Case(kernel, dtype, sizes, flops, "GFLOP/s", "dot bf16" if dtype == "bf16" else "fma f32", 1e8)
+    return Case(kernel, dtype, sizes, flops, "GFLOP/s", ("dot bf16" if dtype == "bf16" else "fma f32") + f" {PEAK_WORK}", PEAK_WORK)
 
 
 def moving(kernel, sizes, elements, updated=0, read=0, written=0):
@@ -114,15 +116,20 @@ COLUMNS = "kernel shape dtype threads ours unit share peer peer_name ratio".spli
 
 
 def measure(case, threads, ours, probes, peers, rounds):
-    lines = [case.probe if case.probe.startswith("stream") else f"{case.probe} {case.probe_work:.0f}"] + [case.line] * (1 + len(peers))
-    probe, mine, *theirs = medians([probes, ours, *peers], lines, rounds)
+    probe, mine, *theirs = medians([probes, ours, *peers], [case.probe] + [case.line] * (1 + len(peers)), rounds)
     rates = {peer.name: case.work / answer[0] / 1e9 for peer, answer in zip(peers, theirs) if answer}
     best = max(rates, key=rates.get, default=None)
-    rate = case.work / mine[0] / 1e9 if mine else math.nan
+    rate = case.work / mine[0] / 1e9
     row = {"kernel": case.kernel, "shape": case.shape, "dtype": case.dtype, "threads": threads, "ours": rate, "unit": case.unit}
     row["share"] = rate / (case.probe_work / probe[0] / 1e9) if probe else None
     row |= {"peer": rates.get(best), "peer_name": best, "ratio": rate / rates[best] if best else None, "peers": rates}
     return row
+
+
+def ping(probes):
+    ns = probes.round("pingpong ns")[0] * 1e9
+    print(f"# a cache line to another core and back: {ns:.0f} ns", flush=True)
+    return ns
 
 
 def summary(rows):
@@ -165,24 +172,19 @@ def main():
         ours = Side("anneal", [os.path.join(args.folder, "bench_kernels"), *options])
         probes = Side("probes", [os.path.join(args.folder, "bench_probes"), *options])
         peers = start_peers(args.folder, options)
-
-        def ping():
-            if os.cpu_count() > 1:
-                pingpong.append(probes.round("pingpong ns")[0] * 1e9)
-                print(f"# a cache line to another core and back: {pingpong[-1]:.0f} ns", flush=True)
-        ping()
+        pingpong.append(ping(probes))
         for case in cases:
             rows.append(measure(case, threads, ours, probes, peers, args.rounds))
             print(*cells(rows[-1], COLUMNS), flush=True)
-        ping()
+        pingpong.append(ping(probes))
         for side in [ours, probes, *peers]:
             side.close()
-    if args.out:
+    if out := args.out or (None if args.quick or args.patterns else results("kernels")):
         names = ", ".join(peer.name for peer in peers)
-        write_json(args.out + ".json", rounds=args.rounds, peers=names, pingpong_ns=pingpong, rows=rows)
-        trips = ", ".join(f"{trip:.0f}" for trip in pingpong) or "-"
+        write_json(out + ".json", rounds=args.rounds, peers=names, pingpong_ns=pingpong, rows=rows)
+        trips = ", ".join(f"{trip:.0f}" for trip in pingpong)
         heading = f"{processor()}; beside {names}; a cache line to another core and back: {trips} ns"
-        write_markdown(args.out + ".md", [heading, "", *summary(rows)], COLUMNS, rows)
+        write_markdown(out + ".md", [heading, "", *summary(rows)], COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ def processor():
     return platform.processor() or platform.machine()
 
 
+def results(name):
+    """Where a whole run's results go, without extension."""
+    return os.path.join(os.path.dirname(__file__), "results", name)
+
+
 def write_json(path, **content):
     os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
     with open(path, "w") as file:

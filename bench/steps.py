@@ -4,7 +4,7 @@ Prints one line a case: case dtype threads ours_ms peer_ms peer_name ratio ours_
 and PyTorch's (with --compile also one that runs torch.compile's model; the faster counts), which are asked for a round of steps in
 turn; each figure is the median of its rounds' medians. Ratio = peer / ours, above 1 if ours is faster. Precision bf16: parameters
 in f32, ops cast. Memory, of PyTorch the uncompiled program's: on a CPU the most that the process held at once (VmHWM) less what it
-held before the model was made; on a GPU what the allocator says.
+held before the model was made; on a GPU what the allocator says. A run of all cases on the CPU leaves its table in bench/results.
 Usage: steps.py BUILD_FOLDER [--device cpu|cuda] [--threads N] [--dtypes f32,bf16] [--rounds N] [--compile] [--quick]
                 [--out PATH_WITHOUT_EXTENSION] [CASE...]
 """
@@ -15,7 +15,7 @@ import math
 import os
 import sys
 
-from sides import Side, cells, geometric_mean, medians, processor, write_json, write_markdown
+from sides import Side, cells, geometric_mean, medians, processor, results, write_json, write_markdown
 
 CASES = ["mlp_b64", "mlp_b1", "lenet_b64", "resnet18_b32", "gpt_tiny", "gpt_char", "gpt2_124m"]
 COLUMNS = "case dtype threads ours_ms peer_ms peer_name ratio ours_mb peer_mb".split()
@@ -77,9 +77,9 @@ def main():
         ratios = [row["ratio"] for row in rows if row["dtype"] == dtype and row["ratio"]]
         if ratios:
             print(f"# {dtype}: geometric mean of the ratios {geometric_mean(ratios):.2f}")
-    if args.out:
-        write_json(args.out + ".json", device=args.device, rounds=args.rounds, rows=rows)
-        write_markdown(args.out + ".md", [processor()], COLUMNS, rows)
+    if out := args.out or (None if args.quick or args.cases or args.device != "cpu" else results("steps")):
+        write_json(out + ".json", device=args.device, rounds=args.rounds, rows=rows)
+        write_markdown(out + ".md", [processor()], COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,12 @@ def all_cases():
     return cases
 
 
-PEERS = {"bench_openblas": "OpenBLAS", "bench_eigen": "Eigen", "bench_onednn": "oneDNN"}
+PEERS = {"OpenBLAS": "bench_openblas", "Eigen": "bench_eigen", "oneDNN": "bench_onednn"}
 
 
 def start_peers(folder, options):
-    peers = [Side(name, [os.path.join(folder, program), *options]) for program, name in PEERS.items() if os.path.exists(os.path.join(folder, program))]
+    programs = {name: os.path.join(folder, program) for name, program in PEERS.items()}
+    peers = [Side(name, [program, *options]) for name, program in programs.items() if os.path.exists(program)]
     if importlib.util.find_spec("torch"):
         script = os.path.join(os.path.dirname(__file__), "peers", "torch_kernels.py")
         peers.append(Side(None, [sys.executable, script, *options]))

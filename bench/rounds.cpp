@@ -7,6 +7,7 @@
 #include <iostream>
 #include <sstream>
 
+#include "anneal/core/allocator.h"
 #include "anneal/core/ops.h"
 
 namespace bench {
@@ -84,7 +85,8 @@ int answer_rounds(int argc, char** argv, const std::function<Call(const Case&)>&
   for (std::string line; std::getline(std::cin, line);) {
     if (line != current) {
       current = line;
-      call = nullptr;  // its memory is free before the next is made
+      call = nullptr;  // its memory is given back before the next is made
+      anneal::allocator().empty_cache();
       call = make(parse(line));
       if (call) iterations = iterations_for(call, seconds);
     }

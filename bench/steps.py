@@ -1,88 +1,85 @@
-"""Runs bench_steps and PyTorch in turn and prints one line a case: case dtype threads ours_ms peer_ms ratio.
+"""Runs training steps of ours and of PyTorch in turn: `scripts/bench steps`.
 
-Both programs stay alive and are asked for one round (half a second of steps) at a time, ours, the peer's, ours, ...; each
-figure is the median of its rounds' medians, so noise of the machine meets both sides. Ratio = peer / ours.
-Usage: steps.py PROGRAM [--device cpu|cuda] [--threads N] [--rounds N] [--out FILE] [CASE...]
+Prints one line a case: case dtype threads ours_ms peer_ms peer_name ratio ours_mb peer_mb. Each case has programs of its own, ours
+and PyTorch's (with --compile also one that runs torch.compile's model; the faster counts), which are asked for a round of steps in
+turn; each figure is the median of its rounds' medians. Ratio = peer / ours, above 1 if ours is faster. Precision bf16: parameters
+in f32, ops cast. Memory, of PyTorch the uncompiled program's: on a CPU the most that the process held at once (VmHWM) less what it
+held before the model was made; on a GPU what the allocator says. A run of all cases on the CPU leaves its table in bench/results.
+Usage: steps.py BUILD_FOLDER [--device cpu|cuda] [--threads N] [--dtypes f32,bf16] [--rounds N] [--compile] [--quick]
+                [--out PATH_WITHOUT_EXTENSION] [CASE...]
 """
 
 import argparse
-import datetime
 import importlib.util
-import json
+import math
 import os
-import statistics
-import subprocess
 import sys
 
-CASES = ["mlp_b64", "mlp_b1", "lenet_b64"]
+from sides import Side, cells, geometric_mean, medians, processor, results, write_json, write_markdown
+
+CASES = ["mlp_b64", "mlp_b1", "lenet_b64", "resnet18_b32", "gpt_tiny", "gpt_char", "gpt2_124m"]
+COLUMNS = "case dtype threads ours_ms peer_ms peer_name ratio ours_mb peer_mb".split()
 
 
-class Side:
-    """A program that answers a case's name with the milliseconds of one round."""
-
-    def __init__(self, command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def read(self):
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.process.args[0]} ended with status {self.process.wait()}")
-        return line.strip()
-
-    def round(self, case):
-        self.process.stdin.write(case + "\n")
-        self.process.stdin.flush()
-        return float(self.read())
+def start_peers(options, compiled):
+    if not importlib.util.find_spec("torch"):
+        return []
+    script = os.path.join(os.path.dirname(__file__), "peers", "torch_step.py")
+    commands = [[sys.executable, script, *options]] + [[sys.executable, script, *options, "--compile"]] * compiled
+    return [Side(None, command) for command in commands]
 
 
-def processor():
-    with open("/proc/cpuinfo") as file:
-        return next((line.split(":")[1].strip() for line in file if line.startswith("model name")), "unknown")
+def measure(case, dtype, args):
+    options = ["--threads", str(args.threads), "--device", args.device, "--seconds", str(args.seconds)]
+    ours = Side("anneal", [os.path.join(args.folder, "bench_steps"), *options])
+    peers = start_peers(options, args.compile)
+    line = f"{case} {dtype}"
+    mine, *theirs = medians([ours, *peers], [line] * (1 + len(peers)), args.rounds)
+    for side in [ours, *peers]:
+        side.close()
+    for side, (_, _, loss) in zip([ours, *peers], [mine, *theirs]):
+        if not math.isfinite(loss):
+            sys.exit(f"{line}: {side.name}'s loss is {loss}")
+    row = {"case": case, "dtype": dtype, "threads": args.threads, "ours_ms": mine[0], "ours_mb": mine[1]}
+    times = {peer.name: answer[0] for peer, answer in zip(peers, theirs)}
+    best = min(times, key=times.get, default=None)
+    return row | {"peer_ms": times.get(best), "peer_name": best, "ratio": times[best] / mine[0] if best else None,
+                  "peer_mb": theirs[0][1] if theirs else None, "peers_ms": times}
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("program")
+    parser.add_argument("folder")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--dtypes", type=lambda text: text.split(","), default=["f32", "bf16"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a round")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
+    parser.add_argument("--quick", action="store_true", help="one short round")
     parser.add_argument("--out")
     parser.add_argument("cases", nargs="*", metavar="CASE", help=" ".join(CASES))
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if unknown := [case for case in args.cases if case not in CASES]:
         sys.exit(f"no case {unknown[0]}; there are {' '.join(CASES)}")
-
-    options = ["--threads", str(args.threads), "--device", args.device]
-    ours = Side([args.program, *options])
-    peer, peer_name = None, None
-    if importlib.util.find_spec("torch"):
-        peer = Side([sys.executable, os.path.join(os.path.dirname(__file__), "peers", "torch_step.py"), *options])
-        peer_name = peer.process.stdout.readline().strip()
-    if not peer_name:
-        peer = None
-        print(f"no PyTorch for {args.device} (pip install torch): our side alone", file=sys.stderr)
+    if args.quick:
+        args.rounds, args.seconds = 1, 0.1
+    if not importlib.util.find_spec("torch"):
+        print("no PyTorch here (pip install torch): our side alone", file=sys.stderr)
 
     rows = []
-    print("case dtype threads ours_ms peer_ms ratio")
+    print(*COLUMNS)
     for case in args.cases or CASES:
-        mine, theirs = [], []
-        for _ in range(args.rounds):
-            mine.append(ours.round(case))
-            if peer:
-                theirs.append(peer.round(case))
-        row = {"case": case, "dtype": "f32", "threads": args.threads, "ours_ms": statistics.median(mine)}
-        row["peer_ms"] = statistics.median(theirs) if peer else None
-        row["ratio"] = row["peer_ms"] / row["ours_ms"] if peer else None
-        rows.append(row)
-        shown = [f"{row[k]:.3f}" if row[k] is not None else "-" for k in ("ours_ms", "peer_ms")]
-        print(case, "f32", args.threads, *shown, f"{row['ratio']:.2f}" if peer else "-", flush=True)
-    if args.out:
-        os.makedirs(os.path.dirname(args.out), exist_ok=True)
-        with open(args.out, "w") as file:
-            json.dump({"date": datetime.date.today().isoformat(), "processor": processor(), "device": args.device,
-                       "peer": peer_name, "rounds": args.rounds, "rows": rows}, file, indent=1)
-            file.write("\n")
-        print(f"wrote {args.out}", file=sys.stderr)
+        for dtype in args.dtypes:
+            rows.append(measure(case, dtype, args))
+            print(*cells(rows[-1], COLUMNS), flush=True)
+    for dtype in args.dtypes:
+        ratios = [row["ratio"] for row in rows if row["dtype"] == dtype and row["ratio"]]
+        if ratios:
+            print(f"# {dtype}: geometric mean of the ratios {geometric_mean(ratios):.2f}")
+    if out := args.out or (None if args.quick or args.cases or args.device != "cpu" else results("steps")):
+        write_json(out + ".json", device=args.device, rounds=args.rounds, rows=rows)
+        write_markdown(out + ".md", [processor()], COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 #include <anneal/kernels/parallel.h>
 #include <anneal/kernels/pointwise.h>
 
+#include <cmath>
 #include <map>
 #include <memory>
 
@@ -83,6 +84,42 @@ Call conv(const Case& c) {
       all);
 }
 
+// Sizes: batch, heads, time, depth. Each position sees those before; queries, keys and values are of one tensor, as a
+// linear layer leaves them.
+Call attention(const Case& c) {
+  const std::int64_t batch = c.sizes.at(0), heads = c.sizes.at(1), time = c.sizes.at(2), depth = c.sizes.at(3);
+  const DType dtype = dtype_named(c.dtype);
+  const Tensor qkv = numbers({batch, time, 3, heads, depth}, dtype), dqkv = numbers(qkv.shape(), dtype);
+  const Tensor out = numbers({batch, time, heads, depth}, dtype), dout = numbers(out.shape(), dtype);
+  const Tensor lse = numbers({batch, heads, time});
+  const auto part = [](const Tensor& all, int i) { return all.select(2, i).raw(); };
+  const kernels::HeadStrides in_strides{time * 3 * heads * depth, depth, 3 * heads * depth};
+  const kernels::HeadStrides out_strides{time * heads * depth, depth, heads * depth};
+  const kernels::AttentionInputs inputs{.dtype = dtype,
+                                        .batch = batch,
+                                        .heads = heads,
+                                        .group = 1,
+                                        .queries = time,
+                                        .keys = time,
+                                        .depth = depth,
+                                        .value_depth = depth,
+                                        .scale = 1 / std::sqrt(static_cast<double>(depth)),
+                                        .causal = true,
+                                        .q = part(qkv, 0),
+                                        .k = part(qkv, 1),
+                                        .v = part(qkv, 2),
+                                        .q_strides = in_strides,
+                                        .k_strides = in_strides,
+                                        .v_strides = in_strides};
+  const kernels::Attention forward{inputs, out.raw(), out_strides, lse.raw()};
+  std::vector<Tensor> all{qkv, dqkv, out, dout, lse};
+  if (c.kernel == "attention") return call(forward, all);
+  kernels::cpu::run(forward);  // the gradient wants its results
+  return call(kernels::AttentionGrad{inputs, out.raw(), dout.raw(), out_strides, out_strides, lse.raw(), part(dqkv, 0),
+                                     part(dqkv, 1), part(dqkv, 2), in_strides, in_strides, in_strides},
+              all);
+}
+
 Call layer_norm(const Case& c) {
   const std::int64_t rows = c.sizes.at(0), cols = c.sizes.at(1);
   const Tensor x = numbers({rows, cols}), y = numbers({rows, cols}), dx = numbers({rows, cols});
@@ -158,6 +195,8 @@ const std::map<std::string, Call (*)(const Case&)> makers = {
     {"conv", conv},
     {"conv_input_grad", conv},
     {"conv_weight_grad", conv},
+    {"attention", attention},
+    {"attention_grad", attention},
     {"layer_norm", layer_norm},
     {"layer_norm_grad", layer_norm},
     {"gelu", gelu},

@@ -66,6 +66,13 @@ def conv(dtype, n, c_in, size, c_out, window, stride=1, input_grad=True):
     return [computing(kernel, dtype, sizes, 2 * n * c_out * out * out * c_in * window * window) for kernel in kernels]
 
 
+def attention(dtype, batch, heads, time, depth):
+    """Causal: half of the full square's operations; the gradient has 5 products where forward has 2."""
+    flops = 2 * batch * heads * time * time * depth
+    sizes = (batch, heads, time, depth)
+    return [computing("attention", dtype, sizes, flops), computing("attention_grad", dtype, sizes, 2.5 * flops)]
+
+
 # rows, inputs, outputs
 LINEARS = [
     (64, 784, 512), (64, 512, 512), (64, 512, 10),  # mlp_b64
@@ -90,6 +97,8 @@ def all_cases():
         for shape in CONVS:
             cases += conv(dtype, *shape)
         cases += conv(dtype, 64, 1, 28, 32, 3, input_grad=False)  # lenet_b64's first layer; nobody wants an image's gradient
+    for dtype in ("f32", "bf16"):
+        cases += attention(dtype, 8, 12, 256, 64) + attention(dtype, 1, 12, 1024, 64)
     n = 4096 * 768
     cases += [moving("layer_norm", (4096, 768), n, read=1, written=1), moving("layer_norm_grad", (4096, 768), n, read=2, written=1)]
     cases += [moving("cross_entropy_and_grad", (1024, 50257), 1024 * 50257, read=1, written=1)]

@@ -3,8 +3,6 @@
 
 #include <anneal/anneal.h>
 
-#include <cmath>
-#include <limits>
 #include <utility>
 
 namespace bench {
@@ -65,13 +63,8 @@ struct ResNet18 : nn::Module {
 /// width].
 inline Tensor causal_attention(const Tensor& qkv, std::int64_t heads) {
   const std::int64_t batch = qkv.size(0), time = qkv.size(1), width = qkv.size(2) / 3;
-  const Tensor split = qkv.view({batch, time, 3, heads, width / heads}).permute({2, 0, 3, 1, 4});
-  const Tensor q = split.select(0, 0), k = split.select(0, 1), v = split.select(0, 2);
-  const Tensor position = anneal::arange(time, {.dtype = anneal::DType::i64, .device = qkv.device()});
-  const Tensor later = gt(position.unsqueeze(0), position.unsqueeze(1));
-  const Tensor scores = matmul(q, k.transpose(-2, -1)) / std::sqrt(static_cast<double>(width / heads));
-  const Tensor weights = softmax(masked_fill(scores, later, -std::numeric_limits<double>::infinity()), -1);
-  return matmul(weights, v).transpose(1, 2).reshape({batch, time, width});
+  const Tensor heads_apart = qkv.view({batch, time, 3, heads, width / heads});
+  return scaled_dot_product_attention(heads_apart, {.is_causal = true}).transpose(1, 2).reshape({batch, time, width});
 }
 
 struct GptBlock : nn::Module {

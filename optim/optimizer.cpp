@@ -75,6 +75,7 @@ void Optimizer::rebuild() {
     for (const Arena::Slot& slot : arena.slots()) leaf_of(slot.parameter)->deferred = deferral_;
   }
   make_twins();
+  if (old.empty()) return;
   StateDict kept = state_dict();
   for (NamedTensor& entry : kept)
     for (const NamedTensor& was : old)

@@ -39,6 +39,25 @@ def conv(kernel):
     return make
 
 
+def heads_of(dtype, batch, heads, length, depth):
+    """Queries, keys and values as parts of one tensor."""
+    qkv = torch.randn(batch, length, 3, heads, depth, dtype=dtype)
+    return [part.transpose(1, 2).requires_grad_() for part in qkv.unbind(2)]
+
+
+def attention(dtype, *sizes):
+    q, k, v = heads_of(dtype, *sizes)
+    return [lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)]
+
+
+def attention_grad(dtype, *sizes):
+    q, k, v = heads_of(dtype, *sizes)
+    with torch.enable_grad():
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    dy = torch.randn_like(y)
+    return [lambda: torch.autograd.grad(y, [q, k, v], dy, retain_graph=True)]
+
+
 def layer_norm(dtype, rows, cols):
     x, weight, bias = torch.randn(rows, cols, dtype=dtype), torch.randn(cols, dtype=dtype), torch.randn(cols, dtype=dtype)
     return [lambda: F.layer_norm(x, (cols,), weight, bias)]
@@ -79,7 +98,7 @@ def adamw(dtype, n):
     return [call(fused=True), call(foreach=True)]
 
 
-MAKERS = {"layer_norm": layer_norm, "layer_norm_grad": layer_norm_grad, "gelu": gelu, "gelu_grad": gelu_grad,
+MAKERS = {"attention": attention, "attention_grad": attention_grad, "layer_norm": layer_norm, "layer_norm_grad": layer_norm_grad, "gelu": gelu, "gelu_grad": gelu_grad,
           "cross_entropy_and_grad": cross_entropy_and_grad, "adamw": adamw}
 MAKERS |= {f"gemm_{form}": gemm(form) for form in ("nn", "nt", "tn", "tt")}
 MAKERS |= {kernel: conv(kernel) for kernel in ("conv", "conv_input_grad", "conv_weight_grad")}

@@ -64,10 +64,11 @@ ANNEAL_HD float exp(float x) {
   const float tail = polynomial(r, {0.4999999333f, 0.166665189f, 0.04166840865f, 0.008368925112f, 0.00138141423f});
   const float y = (r * r * tail + r) + 1.0f;
   // Times 2^n: shifting leaves n alone of what is in `shifted`.
-  const float scaled = std::bit_cast<float>(std::bit_cast<std::uint32_t>(y) +
-                                            (std::bit_cast<std::uint32_t>(shifted) << 23));
-  const float above = x * std::numeric_limits<float>::infinity();  // or NaN
-  return x < -0x1.5d589ep6f ? 0.0f : x <= 0x1.62e42ep6f ? scaled : above;
+  const float scaled =
+      std::bit_cast<float>(std::bit_cast<std::uint32_t>(y) + (std::bit_cast<std::uint32_t>(shifted) << 23));
+  const bool above = !(x <= 0x1.62e42ep6f), below = x < -0x1.5d589ep6f;
+  const float y_or_above = above ? x + std::numeric_limits<float>::infinity() : scaled;  // NaN stays NaN
+  return below ? 0.0f : y_or_above;
 }
 ANNEAL_HD double exp(double x) { return ::exp(x); }
 

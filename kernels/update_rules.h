@@ -3,6 +3,8 @@
 // element's state.
 #pragma once
 
+#include <limits>
+
 #include "anneal/kernels/kernels.h"
 #include "anneal/kernels/math.h"
 
@@ -15,7 +17,7 @@ template <class C>
 struct Slope {
   ANNEAL_HD Slope(const OptimStep& a, const OptimGroup& group)
       : factor(static_cast<C>((group.maximize ? -1 : 1) * (a.state ? a.state->factor : 1))),
-        limit(static_cast<C>(a.clip_value > 0 ? a.clip_value : __builtin_huge_val())) {}
+        limit(a.clip_value > 0 ? static_cast<C>(a.clip_value) : std::numeric_limits<C>::infinity()) {}
 
   ANNEAL_HD C operator()(C g) const {
     const C x = factor * g;

@@ -39,12 +39,11 @@ ANNEAL_HD void for_active(const Block* blocks, std::int64_t n_blocks, int line, 
 /// average; `twin` may be null.
 template <class T, class Twin, int states, bool averaged>
 struct Streams {
-  static constexpr int count = states + averaged;
   const T* gradients;
   T* values;
   Twin* twin;
-  Compute<T>* state[count + 1];  // no array of none
-  Compute<T> fresh;              // 1 - decay
+  Compute<T>* state[states + averaged + 1];  // no array of none
+  Compute<T> fresh;                          // 1 - decay
 };
 
 /// Elements updated at a time: four cache lines of each stream.
@@ -71,7 +70,7 @@ ANNEAL_HD void update(const Rule& rule, C fresh, const C* __restrict g, C* __res
 template <class T, class Twin, int states, bool averaged, class Rule>
 void sweep(std::int64_t n, const Rule& rule, const Streams<T, Twin, states, averaged>& s) {
   using C = Compute<T>;
-  constexpr int chunk = chunk_of<C>;
+  constexpr int chunk = chunk_of<C>, count = states + averaged;
   const auto publish = [&](std::int64_t at, const C* values, int some) __attribute__((always_inline)) {
     if (!s.twin) return;
     for (int k = 0; k < some; ++k) s.twin[at + k] = store<Twin>(static_cast<Compute<Twin>>(values[k]));
@@ -79,12 +78,12 @@ void sweep(std::int64_t n, const Rule& rule, const Streams<T, Twin, states, aver
   std::int64_t i = 0;
   if constexpr (std::is_same_v<T, C>) {
     for (; i + chunk <= n; i += chunk) {
-      C* at[s.count + 1] = {};
-      for (int k = 0; k < s.count; ++k) at[k] = s.state[k] + i;
+      C* at[count + 1] = {};
+      for (int k = 0; k < count; ++k) at[k] = s.state[k] + i;
       for (int k = 0; k < chunk; k += line_bytes / static_cast<int>(sizeof(C))) {
         __builtin_prefetch(s.gradients + i + chunk + k);
         __builtin_prefetch(s.values + i + chunk + k, 1);
-        for (int m = 0; m < s.count; ++m) __builtin_prefetch(at[m] + chunk + k, 1);
+        for (int m = 0; m < count; ++m) __builtin_prefetch(at[m] + chunk + k, 1);
       }
       update<states, averaged>(rule, s.fresh, s.gradients + i, s.values + i, at);
       publish(i, s.values + i, chunk);
@@ -92,18 +91,18 @@ void sweep(std::int64_t n, const Rule& rule, const Streams<T, Twin, states, aver
   }
   for (; i < n; i += chunk) {
     const int some = n - i < chunk ? static_cast<int>(n - i) : chunk;
-    C gradients[chunk] = {}, values[chunk] = {}, state[s.count + 1][chunk] = {};
-    C* at[s.count + 1] = {};
+    C gradients[chunk] = {}, values[chunk] = {}, state[count + 1][chunk] = {};
+    C* at[count + 1] = {};
     for (int k = 0; k < some; ++k) gradients[k] = load(s.gradients[i + k]);
     for (int k = 0; k < some; ++k) values[k] = load(s.values[i + k]);
-    for (int m = 0; m < s.count; ++m) {
+    for (int m = 0; m < count; ++m) {
       at[m] = state[m];
       for (int k = 0; k < some; ++k) state[m][k] = s.state[m][i + k];
     }
     update<states, averaged>(rule, s.fresh, gradients, values, at);
     publish(i, values, some);
     for (int k = 0; k < some; ++k) s.values[i + k] = store<T>(values[k]);
-    for (int m = 0; m < s.count; ++m) {
+    for (int m = 0; m < count; ++m) {
       for (int k = 0; k < some; ++k) s.state[m][i + k] = state[m][k];
     }
   }

@@ -138,7 +138,7 @@ class Input {
 };
 
 /// y = f(x...) over a space whose last operand is y: `f(n, x..., y)` computes n elements, n a multiple of group_size,
-/// of type C from those of the types Compute<X>.
+/// of type C from those of the types Compute<X>. Without f (null) y = x, converted.
 template <class Y, class C, class... X, int N, class F, class... Pointers>
 void map(const Space<N>& space, F f, void* y, Pointers... x) {
   static_assert(N == sizeof...(X) + 1 && sizeof...(X) == sizeof...(Pointers));
@@ -152,15 +152,20 @@ void map(const Space<N>& space, F f, void* y, Pointers... x) {
         alignas(64) C buffer[block_size];
         for (std::int64_t position = first; position < last; position += block_size) {
           const std::int64_t n = last - position < block_size ? last - position : block_size;
-          const bool direct = std::is_same_v<Y, C> && n % group_size == 0 && output.dense(n);
-          C* result = buffer;
-          if constexpr (std::is_same_v<Y, C>) {
-            if (direct) result = static_cast<C*>(y) + output.offset();
+          const auto write_all = [&](const C* result) {
+            output.next(n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+              write(result + done, static_cast<Y*>(y) + offset, stride, count);
+            });
+          };
+          if constexpr (std::is_null_pointer_v<F>) {
+            write_all((input.next(n), ...));
+          } else if (std::is_same_v<Y, C> && n % group_size == 0 && output.dense(n)) {
+            f(whole_groups(n), input.next(n)..., static_cast<C*>(y) + output.offset());
+            output.next(n, [](auto...) {});
+          } else {
+            f(whole_groups(n), input.next(n)..., buffer);
+            write_all(buffer);
           }
-          f(whole_groups(n), input.next(n)..., result);
-          output.next(n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
-            if (!direct) write(buffer + done, static_cast<Y*>(y) + offset, stride, count);
-          });
         }
       }(Input<X>(space, I, x, first)...);
     }
@@ -194,11 +199,6 @@ template <class C>
 void where(std::int64_t n, const bool* condition, const C* a, const C* b, C* y) {
   for_groups(n, [=](std::int64_t i) { y[i] = condition[i] ? a[i] : b[i]; });
 }
-template <class C>
-void copy(std::int64_t n, const C* x, C* y) {
-  for_groups(n, [=](std::int64_t i) { y[i] = x[i]; });
-}
-
 /// What f.operator()<Op>() gives for the op with this number.
 template <class First, class... Rest, class F>
 auto pick(TypeList<First, Rest...>, int id, F f) {
@@ -258,13 +258,13 @@ void run(const Where& a) {
 template <>
 void run(const Copy& a) {
   if (a.from == a.to) {
-    visit_bits(a.from, [&]<class T> { map<T, T, T>(a.space, &copy<T>, a.y, a.x); });
+    visit_bits(a.from, [&]<class T> { map<T, T, T>(a.space, nullptr, a.y, a.x); });
     return;
   }
   visit(a.from, [&]<class From> {
     visit(a.to, [&]<class To> {
       using C = Compute<From>;
-      map<To, C, From>(a.space, &copy<C>, a.y, a.x);
+      map<To, C, From>(a.space, nullptr, a.y, a.x);
     });
   });
 }

@@ -171,7 +171,7 @@ class Engine {
     auto& values = work_.values;
     values.assign(edges.size(), Tensor());
     if (gradient.defined()) {
-      Gradients dx(edges, values, into_leaves_ && !options_.create_graph);
+      Gradients dx(edges, values, into_leaves_ && !options_.create_graph, !options_.retain_graph);
       node.backward(gradient, dx);
       if (anomaly_enabled())
         for (const Tensor& value : values) detail::check_finite(value, node.name(), "gradient");

@@ -259,24 +259,21 @@ struct Targets {
   double smoothing;
   const double* count;
 };
-/// `loss` has `dtype`; `lse` (log-sum-exp of each row, for the gradient) is f64 for f64, else f32
+/// `dx` (or null; it may lie over x) receives d loss[row] / dx
 struct CrossEntropy {
   DType dtype;
   std::int64_t rows, cols;
   const void* x;
   Targets targets;
-  void *loss, *lse;
+  void *loss, *dx;
 };
-/// dx = dloss[row] * scale * d loss[row] / dx; `shared_dloss`: one value for all rows
-struct CrossEntropyGrad {
+/// y = factor[row] * x; `shared`: one factor for all rows. y may be x: a row whose factor is 1 then costs nothing.
+struct ScaleRows {
   DType dtype;
   std::int64_t rows, cols;
-  const void* x;
-  Targets targets;
-  const void *lse, *dloss;
-  bool shared_dloss;
-  double scale;
-  void* dx;
+  const void *x, *factor;
+  bool shared;
+  void* y;
 };
 
 /// y = (x - mean) * rstd * weight + bias over each row; weight and bias may be null. `rms`: mean is taken as 0.
@@ -458,8 +455,8 @@ struct StepFactor {
 /// What every update works on. Gradients are multiplied by `state->factor`, then clamped to [-clip_value, clip_value]
 /// if that is not 0; nothing changes if `state->found_inf`. `state` may be null: no factor. `steps` counts each block's
 /// own updates; it is advanced here. Values and gradients have `dtype`, other state is f64 for f64 and else f32; `twin`
-/// (or null) receives the values converted to `twin_dtype`. `blocks`, `groups`, `steps` and `state` are in the memory
-/// of the device.
+/// (or null) receives the values converted to `twin_dtype`; `average` (or null), kept like other state, moves by
+/// (1 - decay) * (value - average). `blocks`, `groups`, `steps` and `state` are in the memory of the device.
 struct OptimStep {
   DType dtype, twin_dtype;
   const Block* blocks;
@@ -470,6 +467,8 @@ struct OptimStep {
   double clip_value;
   const void* gradients;
   void *values, *twin;
+  void* average = nullptr;
+  double decay = 0;
 };
 /// Adam (decay added to the gradient) or, if the group is `decoupled`, AdamW. Kingma & Ba 2015; Loshchilov & Hutter
 /// 2019.
@@ -484,7 +483,7 @@ struct SgdStep : OptimStep {
 /// All of the above. A new kernel is a struct here, its name in this list, and a `run` in each backend.
 using Kernels = TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce,
                          ArgReduce, Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad,
-                         AvgPool2d, AvgPool2dGrad, Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, CrossEntropyGrad,
+                         AvgPool2d, AvgPool2dGrad, Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, ScaleRows,
                          LayerNorm, LayerNormGrad, BatchNorm, BatchNormGrad, Attention, AttentionGrad, Gather,
                          ScatterAdd, Embedding, EmbeddingGrad, GradientSum, StepFactor, AdamStep, SgdStep>;
 

@@ -55,22 +55,20 @@ ANNEAL_HD C polynomial(C x, const C (&c)[N]) {
 inline constexpr float log2_high = 0.693359375f;
 inline constexpr float log2_low = -2.12194440e-4f;
 
-/// Within 1 ulp.
+/// Within 1 ulp; what would be subnormal is 0.
 ANNEAL_HD float exp(float x) {
-  x = x > 89.0f ? 89.0f : x;
-  x = x < -104.0f ? -104.0f : x;
   // x = n log 2 + r; adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.
   const float shifted = x * 1.44269504f + 0x1.8p23f;
   const float n = shifted - 0x1.8p23f;
   const float r = (x - n * log2_high) - n * log2_low;
   const float tail = polynomial(r, {0.4999999333f, 0.166665189f, 0.04166840865f, 0.008368925112f, 0.00138141423f});
-  const float y = r * r * tail + r + 1.0f;
-  // By 2^n in two steps, as 2^128 is no float and 2^-150 not even a subnormal one.
-  const auto bits = static_cast<std::int32_t>(std::bit_cast<std::uint32_t>(shifted) - 0x4b400000u);
-  const std::int32_t half = bits >> 1;
-  const float first = std::bit_cast<float>(static_cast<std::uint32_t>(half + 127) << 23);
-  const float second = std::bit_cast<float>(static_cast<std::uint32_t>(bits - half + 127) << 23);
-  return y * first * second;
+  const float y = (r * r * tail + r) + 1.0f;
+  // Times 2^n: shifting leaves n alone of what is in `shifted`.
+  const float scaled =
+      std::bit_cast<float>(std::bit_cast<std::uint32_t>(y) + (std::bit_cast<std::uint32_t>(shifted) << 23));
+  const bool above = !(x <= 0x1.62e42ep6f), below = x < -0x1.5d589ep6f;
+  const float y_or_above = above ? x + std::numeric_limits<float>::infinity() : scaled;  // NaN stays NaN
+  return below ? 0.0f : y_or_above;
 }
 ANNEAL_HD double exp(double x) { return ::exp(x); }
 

@@ -28,20 +28,22 @@ concept Group = requires(const G& g, std::int64_t n, float (&f)(std::int64_t)) {
   g.at(n, f);
 };
 
-/// y = softmax(x), or its logarithm. A row of -infinity alone gives NaN.
+/// y = softmax(x), or its logarithm. A row of -infinity alone gives NaN. `exps` is room for n exponentials, which may
+/// be y, or null: then they are computed twice.
 template <bool log, Group G, class T>
-ANNEAL_HD void softmax_row(const G& g, std::int64_t n, const T* x, T* y) {
+ANNEAL_HD void softmax_row(const G& g, std::int64_t n, const T* x, T* y, Compute<T>* exps) {
   using C = Compute<T>;
   const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
+  const auto exp = [=](std::int64_t i) { return math::exp(load(x[i]) - top); };
   if constexpr (log) {
-    const C shift = math::log(g.sum(n, [=](std::int64_t i) { return math::exp(load(x[i]) - top); }));
+    const C shift = math::log(g.sum(n, exp));
     g.each(n, [=](std::int64_t i) { y[i] = store<T>((load(x[i]) - top) - shift); });
-  } else if constexpr (std::is_same_v<T, C>) {
-    const C factor = C(1) / g.sum(n, [=](std::int64_t i) { return y[i] = math::exp(x[i] - top); });
-    g.each(n, [=](std::int64_t i) { y[i] *= factor; });
-  } else {  // y cannot hold the exponentials without rounding them
-    const C factor = C(1) / g.sum(n, [=](std::int64_t i) { return math::exp(load(x[i]) - top); });
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(math::exp(load(x[i]) - top) * factor); });
+  } else if (exps) {
+    const C factor = C(1) / g.sum(n, [=](std::int64_t i) { return exps[i] = exp(i); });
+    g.each(n, [=](std::int64_t i) { y[i] = store<T>(exps[i] * factor); });
+  } else {
+    const C factor = C(1) / g.sum(n, exp);
+    g.each(n, [=](std::int64_t i) { y[i] = store<T>(exp(i) * factor); });
   }
 }
 
@@ -79,50 +81,45 @@ ANNEAL_HD RowTarget<T> row_target(const Targets& targets, std::int64_t row, std:
   return {nullptr, counts ? index : -1, keep, spread};
 }
 
-template <class C>
-struct RowLoss {
-  C loss, lse;
-};
-
-/// loss = -sum_i q_i log softmax(x)_i, and the log-sum-exp of x.
+/// Returns loss = -sum_i q_i log softmax(x)_i. Unless dx is null, dx = d loss / dx; it may lie over x. `exps` as above.
 template <Group G, class T>
-ANNEAL_HD RowLoss<Compute<T>> cross_entropy_row(const G& g, std::int64_t n, const T* x, const RowTarget<T>& target) {
+ANNEAL_HD Compute<T> cross_entropy_row(const G& g, std::int64_t n, const T* x, const RowTarget<T>& target, T* dx,
+                                       Compute<T>* exps) {
   using C = Compute<T>;
   const T* const q = target.probabilities;
   const C keep = target.keep, spread = target.spread;
+  if (n == 0 || (!q && target.index < 0)) {
+    if (dx) g.each(n, [=](std::int64_t i) { dx[i] = store<T>(C(0)); });
+    return C(0) * keep;  // an average over no rows at all is NaN
+  }
+  const C right = q ? C(0) : load(x[target.index]);
   const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
-  const C shift = math::log(g.sum(n, [=](std::int64_t i) { return math::exp(load(x[i]) - top); }));
-  const auto log_p = [=](std::int64_t i) { return (load(x[i]) - top) - shift; };
-  C loss = C(0) * keep;  // an average over no rows at all is NaN
+  const auto wanted = [=](std::int64_t i) { return keep * load(q[i]) + spread; };
+  C mass, along;  // the sums of q_i and of q_i (x_i - top)
   if (q) {
-    loss = -g.sum(n, [=](std::int64_t i) { return (keep * load(q[i]) + spread) * log_p(i); });
-  } else if (target.index >= 0) {
-    loss = -keep * log_p(target.index);
-    if (spread != C(0)) loss -= spread * g.sum(n, log_p);
-  }
-  return {loss, top + shift};
-}
-
-/// dx = scale * d loss / dx
-template <Group G, class T>
-ANNEAL_HD void cross_entropy_grad_row(const G& g, std::int64_t n, const T* x, const RowTarget<T>& target,
-                                      Compute<T> lse, Compute<T> scale, T* dx) {
-  using C = Compute<T>;
-  const T* const q = target.probabilities;
-  const C keep = target.keep, spread = target.spread;
-  if (q) {
-    const C mass = g.sum(n, [=](std::int64_t i) { return keep * load(q[i]) + spread; });
-    g.each(n, [=](std::int64_t i) {
-      dx[i] = store<T>(scale * (mass * math::exp(load(x[i]) - lse) - (keep * load(q[i]) + spread)));
-    });
-  } else if (target.index >= 0) {
-    const C mass = keep + spread * static_cast<C>(n);
-    const C right = mass * math::exp(load(x[target.index]) - lse);  // before the sweep, so that dx may lie over x
-    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(scale * (mass * math::exp(load(x[i]) - lse) - spread)); });
-    g.at(target.index, [=](std::int64_t i) { dx[i] = store<T>(scale * (right - (keep + spread))); });
+    mass = g.sum(n, wanted);
+    along = g.sum(n, [=](std::int64_t i) { return wanted(i) * (load(x[i]) - top); });
   } else {
-    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(C(0)); });
+    mass = keep + spread * static_cast<C>(n);
+    along = keep * (right - top);
+    if (spread != C(0)) along += spread * g.sum(n, [=](std::int64_t i) { return load(x[i]) - top; });
   }
+  const auto exp = [=](std::int64_t i) { return math::exp(load(x[i]) - top); };
+  const C total = exps ? g.sum(n, [=](std::int64_t i) { return exps[i] = exp(i); }) : g.sum(n, exp);
+  if (dx) {
+    const C factor = mass / total;
+    const auto differentiate = [=](auto kept) {
+      if (q) g.each(n, [=](std::int64_t i) { dx[i] = store<T>(kept(i) * factor - wanted(i)); });
+      else g.each(n, [=](std::int64_t i) { dx[i] = store<T>(kept(i) * factor - spread); });
+    };
+    if (exps) differentiate([=](std::int64_t i) { return exps[i]; });
+    else differentiate(exp);
+    if (!q) {
+      const C slope = math::exp(right - top) * factor - (keep + spread);
+      g.at(target.index, [=](std::int64_t i) { dx[i] = store<T>(slope); });
+    }
+  }
+  return mass * math::log(total) - along;
 }
 
 template <class C>
@@ -153,23 +150,6 @@ ANNEAL_HD RowMoments<Compute<T>> layer_norm_row(const G& g, std::int64_t n, Comp
     g.each(n, [=](std::int64_t i) { y[i] = store<T>(normal(i)); });
   }
   return {mean, rstd};
-}
-
-/// dx of the above.
-template <bool rms, Group G, class T>
-ANNEAL_HD void layer_norm_grad_row(const G& g, std::int64_t n, const RowMoments<Compute<T>>& moments, const T* x,
-                                   const T* weight, const T* dy, T* dx) {
-  using C = Compute<T>;
-  const C mean = moments.mean, rstd = moments.rstd;
-  const auto program = [=](auto slope) {  // slope(i) = dy_i * weight_i
-    const C count = static_cast<C>(n);
-    C offset = 0;
-    if constexpr (!rms) offset = g.sum(n, slope) / count;
-    const C along = g.sum(n, [=](std::int64_t i) { return slope(i) * (load(x[i]) - mean); }) * rstd * rstd / count;
-    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(rstd * ((slope(i) - offset) - (load(x[i]) - mean) * along)); });
-  };
-  if (weight) program([=](std::int64_t i) { return load(dy[i]) * load(weight[i]); });
-  else program([=](std::int64_t i) { return load(dy[i]); });
 }
 
 }  // namespace kernels

@@ -49,25 +49,16 @@ Tensor softmax_along(const Tensor& x, int dim) {
 
 // ---- cross-entropy of rows: logits [n, classes] ----
 
-// What both passes of the kernel need besides the logits. `target` is [n] classes or [n, classes] probabilities;
-// `count` (a number, or undefined) divides losses.
-kernels::Targets targets_of(const Tensor& target, const CrossEntropyOptions& options, const Tensor& count) {
-  const bool classes = target.dtype() == DType::i64;
-  return {classes ? static_cast<const std::int64_t*>(target.raw()) : nullptr, classes ? nullptr : target.raw(),
-          options.ignore_index, options.label_smoothing,
-          count.defined() ? static_cast<const double*>(count.raw()) : nullptr};
-}
-
 struct CrossEntropyRule {
   static constexpr const char* name = "cross_entropy";
-  static void backward(const Tensor& dloss, Gradients& dx, const Tensor& logits, const Tensor& target,
-                       const Tensor& lse, const CrossEntropyOptions& options, const Tensor& count) {
+  // The forward pass has computed `gradient`, as it would be for a dloss of 1.
+  static void backward(const Tensor& dloss, Gradients& dx, const Tensor& gradient, bool reduced) {
     check_differentiated_once(name);
     const Tensor dense_dloss = dloss.contiguous();
-    const Tensor out = empty(logits.shape(), {.dtype = logits.dtype(), .device = logits.device()});
-    launch(logits.device(), kernels::CrossEntropyGrad{logits.dtype(), logits.size(0), logits.size(1), logits.raw(),
-                                                      targets_of(target, options, count), lse.raw(), dense_dloss.raw(),
-                                                      options.reduction != LossReduction::none, 1, out.raw()});
+    const Tensor out =
+        dx.last() ? gradient : empty(gradient.shape(), {.dtype = gradient.dtype(), .device = gradient.device()});
+    launch(gradient.device(), kernels::ScaleRows{gradient.dtype(), gradient.size(0), gradient.size(1), gradient.raw(),
+                                                 dense_dloss.raw(), reduced, out.raw()});
     dx.set(0, out);
   }
 };
@@ -96,46 +87,55 @@ Tensor softmax(const Tensor& x, int dim) { return softmax_along<false>(x, dim); 
 Tensor log_softmax(const Tensor& x, int dim) { return softmax_along<true>(x, dim); }
 
 Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOptions options) {
-  if (const Tensor full = autocast(policy_of("cross_entropy"), input); full.defined())
-    return cross_entropy(full, target, options);
-  check(is_floating(input.dtype()), "cross_entropy: expected logits of a floating dtype, got {}",
-        name_of(input.dtype()));
-  check(input.rank() >= 2, "cross_entropy: expected logits [n, classes] or [n, classes, ...], got {}", input.shape());
+  // Gradients that are not scaled yet need more range than f16 has.
+  const bool narrow = input.dtype() == DType::f16 && !autocast_dtype();
+  const Tensor full = narrow ? input.to(DType::f32) : autocast(policy_of("cross_entropy"), input);
+  const Tensor& given = full.defined() ? full : input;
+  check(is_floating(given.dtype()), "cross_entropy: expected logits of a floating dtype, got {}",
+        name_of(given.dtype()));
+  check(given.rank() >= 2, "cross_entropy: expected logits [n, classes] or [n, classes, ...], got {}", given.shape());
   check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
         "cross_entropy: label_smoothing {} is not in [0, 1]", options.label_smoothing);
   const bool by_class = !is_floating(target.dtype());
-  const Shape expected = by_class ? input.shape().without(1) : input.shape();
-  check_devices("cross_entropy", input, target);
-  check(target.shape() == expected, "cross_entropy: logits {} need a target of shape {}, got {} {}", input.shape(),
+  const Shape expected = by_class ? given.shape().without(1) : given.shape();
+  check_devices("cross_entropy", given, target);
+  check(target.shape() == expected, "cross_entropy: logits {} need a target of shape {}, got {} {}", given.shape(),
         expected, name_of(target.dtype()), target.shape());
-  if (input.rank() > 2) {
-    // Classes last, everything else in rows.
-    const auto rows = [](const Tensor& x) {
-      const Tensor moved = x.flatten(2).transpose(1, 2);
-      return moved.reshape({moved.size(0) * moved.size(1), moved.size(2)});
-    };
-    const Tensor loss = cross_entropy(rows(input), by_class ? target.flatten() : rows(target), options);
-    return options.reduction == LossReduction::none ? loss.reshape(input.shape().without(1)) : loss;
-  }
-  const Tensor logits = input.contiguous();
-  const Tensor wanted = target.to(by_class ? DType::i64 : logits.dtype()).detach().contiguous();
+  // Classes last, everything else in rows.
+  const auto rows = [](const Tensor& x) {
+    if (x.rank() == 2) return x.contiguous();
+    const Tensor moved = x.flatten(2).transpose(1, 2);
+    return moved.reshape({moved.size(0) * moved.size(1), moved.size(2)}).contiguous();
+  };
+  const Tensor logits = rows(given);
+  const Tensor detached = target.detach();
+  const Tensor wanted = by_class ? detached.to(DType::i64).flatten().contiguous() : rows(detached.to(logits.dtype()));
   const std::int64_t n = logits.size(0);
+  const bool each = options.reduction == LossReduction::none, averaged = options.reduction == LossReduction::mean;
   Tensor count;
   if (by_class) count = count_targets(wanted, logits.size(1), options.ignore_index);
-  else if (options.reduction == LossReduction::mean)
-    count = scalar(static_cast<double>(n), {.dtype = DType::f64, .device = logits.device()});
-  if (options.reduction != LossReduction::mean) count = {};
-  const Tensor each = empty({n}, {.dtype = logits.dtype(), .device = logits.device()});
-  const Tensor lse =
-      empty({n}, {.dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32, .device = logits.device()});
-  launch(logits.device(), kernels::CrossEntropy{logits.dtype(), n, logits.size(1), logits.raw(),
-                                                targets_of(wanted, options, count), each.raw(), lse.raw()});
+  else if (averaged) count = scalar(static_cast<double>(n), {.dtype = DType::f64, .device = logits.device()});
+  const kernels::Targets targets{by_class ? static_cast<const std::int64_t*>(wanted.raw()) : nullptr,
+                                 by_class ? nullptr : wanted.raw(), options.ignore_index, options.label_smoothing,
+                                 averaged ? static_cast<const double*>(count.raw()) : nullptr};
+  const TensorOptions like{.dtype = logits.dtype(), .device = logits.device()};
+  const Tensor losses = empty({n}, like);
+  Tensor gradient;
+  if (grad_enabled() && logits.requires_grad()) {
+    // Logits that were converted or copied just now are seen here only: the gradient may take their place.
+    const bool ours = logits.impl().storage.get() != input.impl().storage.get();
+    gradient = ours ? logits.detach() : empty(logits.shape(), like);
+  }
+  launch(logits.device(), kernels::CrossEntropy{logits.dtype(), n, logits.size(1), logits.raw(), targets, losses.raw(),
+                                                gradient.defined() ? gradient.raw() : nullptr});
   const Tensor loss = [&] {
     const NoGrad no_grad;
-    if (options.reduction == LossReduction::none) return each;
-    return options.reduction == LossReduction::mean && n == 0 ? mean(each) : sum(each);  // NaN: of nothing
+    if (each) return losses;
+    return averaged && n == 0 ? mean(losses) : sum(losses);  // NaN: of nothing
   }();
-  return record<CrossEntropyRule>(loss, {logits}, logits, wanted, lse, options, count);
+  const Tensor result = record<CrossEntropyRule>(loss, {logits}, gradient, !each);
+  const Tensor shaped = each && given.rank() > 2 ? result.reshape(given.shape().without(1)) : result;
+  return narrow ? shaped.to(DType::f16) : shaped;
 }
 
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction) {

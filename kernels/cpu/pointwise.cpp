@@ -8,7 +8,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "anneal/kernels/cpu/level.h"
+#include "anneal/kernels/cpu/lanes.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -26,6 +26,7 @@ constexpr std::int64_t whole_groups(std::int64_t n) { return (n + group_size - 1
 template <class Body>
 ANNEAL_HD void for_groups(std::int64_t n, const Body& body) {
   for (std::int64_t begin = 0; begin < n; begin += group_size) {
+    ANNEAL_LANES
     for (std::int64_t i = 0; i < group_size; ++i) body(begin + i);
   }
 }
@@ -72,6 +73,7 @@ class Cursor {
 
   /// Whether the next n elements are neighbours in memory, and where they start if so.
   bool dense(std::int64_t n) const { return stride_[0] == 1 && size_[0] - index_[0] >= n; }
+  std::int64_t offset() const { return offset_; }
 
  private:
   // Innermost first.
@@ -136,7 +138,7 @@ class Input {
 };
 
 /// y = f(x...) over a space whose last operand is y: `f(n, x..., y)` computes n elements, n a multiple of group_size,
-/// of type C from those of the types Compute<X>.
+/// of type C from those of the types Compute<X>. Without f (null) y = x, converted.
 template <class Y, class C, class... X, int N, class F, class... Pointers>
 void map(const Space<N>& space, F f, void* y, Pointers... x) {
   static_assert(N == sizeof...(X) + 1 && sizeof...(X) == sizeof...(Pointers));
@@ -147,13 +149,23 @@ void map(const Space<N>& space, F f, void* y, Pointers... x) {
     [&]<int... I>(std::integer_sequence<int, I...>) {
       Cursor output(space.rank, space.size, space.stride[N - 1], first);
       [&](Input<X>&&... input) {
-        alignas(64) C result[block_size];
+        alignas(64) C buffer[block_size];
         for (std::int64_t position = first; position < last; position += block_size) {
           const std::int64_t n = last - position < block_size ? last - position : block_size;
-          f(whole_groups(n), input.next(n)..., result);
-          output.next(n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
-            write(result + done, static_cast<Y*>(y) + offset, stride, count);
-          });
+          const auto write_all = [&](const C* result) {
+            output.next(n, [&](std::int64_t offset, std::int64_t stride, std::int64_t done, std::int64_t count) {
+              write(result + done, static_cast<Y*>(y) + offset, stride, count);
+            });
+          };
+          if constexpr (std::is_null_pointer_v<F>) {
+            write_all((input.next(n), ...));
+          } else if (std::is_same_v<Y, C> && n % group_size == 0 && output.dense(n)) {
+            f(whole_groups(n), input.next(n)..., static_cast<C*>(y) + output.offset());
+            output.next(n, [](auto...) {});
+          } else {
+            f(whole_groups(n), input.next(n)..., buffer);
+            write_all(buffer);
+          }
         }
       }(Input<X>(space, I, x, first)...);
     }
@@ -161,37 +173,32 @@ void map(const Space<N>& space, F f, void* y, Pointers... x) {
   });
 }
 
-// ---- what is computed on a block; y is never an operand's memory ----
+// ---- what is computed on a block; y may be an operand's memory ----
 
 template <class Op, class C>
-void unary(std::int64_t n, const C* x, C* __restrict y) {
+void unary(std::int64_t n, const C* x, C* y) {
   for_groups(n, [=](std::int64_t i) { y[i] = Op::fwd(x[i]); });
 }
 template <class Op, class C>
-void unary_grad(std::int64_t n, const C* dy, const C* saved, C* __restrict dx) {
+void unary_grad(std::int64_t n, const C* dy, const C* saved, C* dx) {
   for_groups(n, [=](std::int64_t i) { dx[i] = dy[i] * Op::grad(saved[i]); });
 }
 template <class Op, class C>
-void unary_grad_grad(std::int64_t n, const C* g, const C* dy, const C* saved, C* __restrict out) {
+void unary_grad_grad(std::int64_t n, const C* g, const C* dy, const C* saved, C* out) {
   for_groups(n, [=](std::int64_t i) { out[i] = g[i] * dy[i] * Op::grad2(saved[i]); });
 }
 template <class Op, class C>
-void binary(std::int64_t n, const C* a, const C* b, C* __restrict y) {
+void binary(std::int64_t n, const C* a, const C* b, C* y) {
   for_groups(n, [=](std::int64_t i) { y[i] = Op::fwd(a[i], b[i]); });
 }
 template <class Op, class C>
-void compare(std::int64_t n, const C* a, const C* b, bool* __restrict y) {
+void compare(std::int64_t n, const C* a, const C* b, bool* y) {
   for_groups(n, [=](std::int64_t i) { y[i] = Op::fwd(a[i], b[i]); });
 }
 template <class C>
-void where(std::int64_t n, const bool* condition, const C* a, const C* b, C* __restrict y) {
+void where(std::int64_t n, const bool* condition, const C* a, const C* b, C* y) {
   for_groups(n, [=](std::int64_t i) { y[i] = condition[i] ? a[i] : b[i]; });
 }
-template <class C>
-void copy(std::int64_t n, const C* x, C* __restrict y) {
-  for_groups(n, [=](std::int64_t i) { y[i] = x[i]; });
-}
-
 /// What f.operator()<Op>() gives for the op with this number.
 template <class First, class... Rest, class F>
 auto pick(TypeList<First, Rest...>, int id, F f) {
@@ -251,13 +258,13 @@ void run(const Where& a) {
 template <>
 void run(const Copy& a) {
   if (a.from == a.to) {
-    visit_bits(a.from, [&]<class T> { map<T, T, T>(a.space, &copy<T>, a.y, a.x); });
+    visit_bits(a.from, [&]<class T> { map<T, T, T>(a.space, nullptr, a.y, a.x); });
     return;
   }
   visit(a.from, [&]<class From> {
     visit(a.to, [&]<class To> {
       using C = Compute<From>;
-      map<To, C, From>(a.space, &copy<C>, a.y, a.x);
+      map<To, C, From>(a.space, nullptr, a.y, a.x);
     });
   });
 }

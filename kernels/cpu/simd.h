@@ -134,6 +134,24 @@ ANNEAL_HD void store_first(T* to, Vector<Compute<T>> v, int n) {
   for (int i = 0; i < n; ++i) to[i] = some[i];
 }
 
+/// Writes past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams` comes
+/// before anybody else reads it.
+template <class C>
+ANNEAL_HD void stream_vector(C* to, Vector<C> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), __builtin_bit_cast(__m512i, v));
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), __builtin_bit_cast(__m256i, v));
+#else
+  store_vector(to, v);
+#endif
+}
+ANNEAL_HD void finish_streams() {
+#if defined(__AVX__)
+  _mm_sfence();
+#endif
+}
+
 /// max(x, 0), where NaN stays NaN.
 template <class C>
 ANNEAL_HD Vector<C> relu(Vector<C> x) {

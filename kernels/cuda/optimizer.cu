@@ -1,7 +1,7 @@
 // The gradients' norm, and optimizer steps: one pass over the active blocks of an arena.
 #include "anneal/kernels/cuda/model.h"
-#include "anneal/kernels/math.h"
 #include "anneal/kernels/step_factor.h"
+#include "anneal/kernels/update_rules.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -133,78 +133,7 @@ struct StepFactorKernel {
   }
 };
 
-// ---- updates: of one element, with the numbers of one block of the arena at one step ----
-
-/// What a step does to gradients before anything else.
-template <class T>
-struct Slope {
-  ANNEAL_DEVICE Slope(const OptimStep& a, const OptimGroup& group)
-      : factor(static_cast<T>((group.maximize ? -1 : 1) * (a.state ? a.state->factor : 1))),
-        limit(a.clip_value > 0 ? static_cast<T>(a.clip_value) : std::numeric_limits<T>::infinity()) {}
-
-  ANNEAL_DEVICE T operator()(T g) const {
-    const T x = factor * g;
-    return x > limit ? limit : x < -limit ? -limit : x;
-  }
-
-  T factor, limit;
-};
-
-/// The state of an element is exp_avg and exp_avg_sq.
-template <class T>
-struct Adam {
-  static constexpr int states = 2;
-  ANNEAL_DEVICE Adam(const OptimStep& a, const OptimGroup& group, std::int64_t step)
-      : slope(a, group),
-        l2(static_cast<T>(group.decoupled ? 0 : group.weight_decay)),
-        kept(static_cast<T>(group.decoupled ? 1 - group.lr * group.weight_decay : 1)),
-        new1(static_cast<T>(1 - group.beta1)),
-        beta2(static_cast<T>(group.beta2)),
-        new2(static_cast<T>(1 - group.beta2)),
-        root_scale(static_cast<T>(1 / math::sqrt(1 - math::pow(group.beta2, static_cast<double>(step))))),
-        eps(static_cast<T>(group.eps)),
-        step_size(static_cast<T>(group.lr / (1 - math::pow(group.beta1, static_cast<double>(step))))) {}
-
-  ANNEAL_DEVICE int used() const { return states; }
-  ANNEAL_DEVICE void operator()(T g, T& p, T& m, T& v) const {
-    const T d = slope(g) + l2 * p;
-    m += new1 * (d - m);
-    v = beta2 * v + new2 * (d * d);
-    p = kept * p - step_size * (m / (math::sqrt(v) * root_scale + eps));
-  }
-
-  Slope<T> slope;
-  T l2, kept, new1, beta2, new2, root_scale, eps, step_size;
-};
-
-/// The state of an element is its momentum, if there is any.
-template <class T>
-struct Sgd {
-  static constexpr int states = 1;
-  ANNEAL_DEVICE Sgd(const OptimStep& a, const OptimGroup& group, std::int64_t step)
-      : slope(a, group),
-        l2(static_cast<T>(group.weight_decay)),
-        lr(static_cast<T>(group.lr)),
-        momentum(static_cast<T>(group.momentum)),
-        fresh(static_cast<T>(1 - group.dampening)),
-        plain(group.momentum == 0),
-        first(step == 1),
-        nesterov(group.nesterov) {}
-
-  ANNEAL_DEVICE int used() const { return plain ? 0 : states; }
-  ANNEAL_DEVICE void operator()(T g, T& p, T& m) const {
-    T d = slope(g) + l2 * p;
-    if (!plain) {
-      m = first ? d : momentum * m + fresh * d;
-      d = nesterov ? d + momentum * m : m;
-    }
-    p -= lr * d;
-  }
-
-  Slope<T> slope;
-  T l2, lr, momentum, fresh;
-  bool plain, first, nesterov;
-};
+// ---- updates ----
 
 /// Counts the steps of active blocks and works their numbers out.
 template <class Update>
@@ -252,18 +181,25 @@ struct UpdateKernel {
         const auto g = load_some<width>(gradients + i, n, at_once);
         const auto before = load_some<width>(values + i, n, at_once);
         Vector<C, width> p, s[states] = {};
-        for (int k = 0; k < states; ++k) {
-          if (k < used) s[k] = load_some<width>(state[k] + i, n, at_once);
+        for (int m = 0; m < states; ++m) {
+          if (m < used) s[m] = load_some<width>(state[m] + i, n, at_once);
         }
         for (int k = 0; k < width; ++k) {
+          C of_one[states];
+          for (int m = 0; m < states; ++m) of_one[m] = s[m][k];
           p[k] = load(before[k]);
-          if constexpr (states == 2) update(load(g[k]), p[k], s[0][k], s[1][k]);
-          else update(load(g[k]), p[k], s[0][k]);
+          update(load(g[k]), p[k], of_one);
+          for (int m = 0; m < states; ++m) s[m][k] = of_one[m];
         }
-        for (int k = 0; k < states; ++k) {
-          if (k < used) store_some(state[k] + i, s[k], n, at_once);
+        for (int m = 0; m < states; ++m) {
+          if (m < used) store_some(state[m] + i, s[m], n, at_once);
         }
         publish(values + i, p, n, at_once);
+        if (auto* const averages = static_cast<C*>(a.average)) {
+          auto average = load_some<width>(averages + i, n, at_once);
+          for (int k = 0; k < width; ++k) average[k] += static_cast<C>(1 - a.decay) * (p[k] - average[k]);
+          store_some(averages + i, average, n, at_once);
+        }
         if (!a.twin) continue;
         if (a.twin_dtype == DType::bf16) publish(static_cast<bf16*>(a.twin) + i, p, n, at_once);
         else publish(static_cast<f16*>(a.twin) + i, p, n, at_once);
@@ -275,7 +211,8 @@ struct UpdateKernel {
 template <template <class> class Rule, class... State>
 void step(const OptimStep& a, Stream stream, State*... state) {
   if (a.n_blocks == 0) return;
-  const bool wide = aligned(a.gradients) && aligned(a.values) && aligned(a.twin) && (aligned(state) && ...);
+  const bool wide =
+      aligned(a.gradients) && aligned(a.values) && aligned(a.twin) && aligned(a.average) && (aligned(state) && ...);
   visit_floating(a.dtype, [&]<class T>() {
     using C = Compute<T>;
     using Update = Rule<C>;
@@ -303,12 +240,12 @@ void run(const StepFactor& a, Stream stream) {
 
 template <>
 void run(const AdamStep& a, Stream stream) {
-  step<Adam>(a, stream, a.exp_avg, a.exp_avg_sq);
+  step<AdamRule>(a, stream, a.exp_avg, a.exp_avg_sq);
 }
 
 template <>
 void run(const SgdStep& a, Stream stream) {
-  step<Sgd>(a, stream, a.momentum);
+  step<SgdRule>(a, stream, a.momentum);
 }
 
 }  // namespace kernels::ANNEAL_GPU

@@ -160,8 +160,9 @@ struct SoftmaxProgram {
 
   template <class G>
   ANNEAL_DEVICE void operator()(const G& g, std::int64_t, std::int64_t n, const T* const* in, T* out) const {
-    if (log) softmax_row<true>(g, n, in[0], out);
-    else softmax_row<false>(g, n, in[0], out);
+    if (log) return softmax_row<true>(g, n, in[0], out, nullptr);
+    if constexpr (std::is_same_v<T, Compute<T>>) softmax_row<false>(g, n, in[0], out, out);
+    else softmax_row<false>(g, n, in[0], out, nullptr);
   }
 };
 
@@ -182,30 +183,32 @@ struct CrossEntropyProgram {
   static constexpr int inputs = 1;
   Targets targets;
   T* loss;
-  Compute<T>* lse;
+  bool differentiated;
 
   template <class G>
-  ANNEAL_DEVICE void operator()(const G& g, std::int64_t row, std::int64_t n, const T* const* in, T*) const {
-    const auto result = cross_entropy_row(g, n, in[0], row_target<T>(targets, row, n));
-    if (g.lane() != 0) return;
-    loss[row] = store<T>(result.loss);
-    lse[row] = result.lse;
+  ANNEAL_DEVICE void operator()(const G& g, std::int64_t row, std::int64_t n, const T* const* in, T* out) const {
+    const auto target = row_target<T>(targets, row, n);
+    const auto value = cross_entropy_row(g, n, in[0], target, differentiated ? out : nullptr, nullptr);
+    if (g.lane() == 0) loss[row] = store<T>(value);
   }
 };
 
 template <class T>
-struct CrossEntropyGradProgram {
-  static constexpr int inputs = 1;
-  Targets targets;
-  const Compute<T>* lse;
-  const T* dloss;
-  bool shared_dloss;
-  Compute<T> scale;
+struct ScaleRowsKernel {
+  static constexpr int threads = 256;
+  std::int64_t rows, cols;
+  const T *x, *factors;
+  bool shared;
+  T* y;
 
-  template <class G>
-  ANNEAL_DEVICE void operator()(const G& g, std::int64_t row, std::int64_t n, const T* const* in, T* out) const {
-    const Compute<T> slope = scale * load(dloss[shared_dloss ? 0 : row]);
-    cross_entropy_grad_row(g, n, in[0], row_target<T>(targets, row, n), lse[row], slope, out);
+  ANNEAL_DEVICE void operator()(Block& block) const {
+    for (std::int64_t row = block.index(); row < rows; row += block.count()) {
+      const auto factor = load(factors[shared ? 0 : row]);
+      if (x == y && factor == 1) continue;
+      for (std::int64_t i = row * cols + block.thread(); i < (row + 1) * cols; i += threads) {
+        y[i] = store<T>(factor * load(x[i]));
+      }
+    }
   }
 };
 
@@ -226,6 +229,23 @@ struct LayerNormProgram {
     if (rstd) rstd[row] = moments.rstd;
   }
 };
+
+/// dx of `layer_norm_row`.
+template <bool rms, Group G, class T>
+ANNEAL_DEVICE void layer_norm_grad_row(const G& g, std::int64_t n, const RowMoments<Compute<T>>& moments, const T* x,
+                                       const T* weight, const T* dy, T* dx) {
+  using C = Compute<T>;
+  const C mean = moments.mean, rstd = moments.rstd;
+  const auto program = [=](auto slope) {  // slope(i) = dy_i * weight_i
+    const C count = static_cast<C>(n);
+    C offset = 0;
+    if constexpr (!rms) offset = g.sum(n, slope) / count;
+    const C along = g.sum(n, [=](std::int64_t i) { return slope(i) * (load(x[i]) - mean); }) * rstd * rstd / count;
+    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(rstd * ((slope(i) - offset) - (load(x[i]) - mean) * along)); });
+  };
+  if (weight) program([=](std::int64_t i) { return load(dy[i]) * load(weight[i]); });
+  else program([=](std::int64_t i) { return load(dy[i]); });
+}
 
 /// dx of all rows and, if `partials` is not null, each block's sums over its rows of what dweight and dbias sum: `cols`
 /// of each. Those are kept in shared memory after the rows if they fit.
@@ -383,18 +403,17 @@ void run(const CheckTargets& a, Stream stream) {
 template <>
 void run(const CrossEntropy& a, Stream stream) {
   visit_floating(a.dtype, [&]<class T>() {
-    const CrossEntropyProgram<T> program{a.targets, static_cast<T*>(a.loss), static_cast<Compute<T>*>(a.lse)};
-    run_rows<T>(stream, program, {a.rows, a.cols, {a.x}, nullptr});
+    const CrossEntropyProgram<T> program{a.targets, static_cast<T*>(a.loss), a.dx != nullptr};
+    run_rows<T>(stream, program, {a.rows, a.cols, {a.x}, a.dx});
   });
 }
 
 template <>
-void run(const CrossEntropyGrad& a, Stream stream) {
+void run(const ScaleRows& a, Stream stream) {
   visit_floating(a.dtype, [&]<class T>() {
-    using C = Compute<T>;
-    const CrossEntropyGradProgram<T> program{a.targets, static_cast<const C*>(a.lse), static_cast<const T*>(a.dloss),
-                                             a.shared_dloss, static_cast<C>(a.scale)};
-    run_rows<T>(stream, program, {a.rows, a.cols, {a.x}, a.dx});
+    launch(stream, blocks_for(a.rows, 1),
+           ScaleRowsKernel<T>{a.rows, a.cols, static_cast<const T*>(a.x), static_cast<const T*>(a.factor), a.shared,
+                              static_cast<T*>(a.y)});
   });
 }
 

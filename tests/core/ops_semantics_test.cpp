@@ -119,6 +119,21 @@ TEST(Semantics, OneHotAndArguments) {
   EXPECT_EQ(argmax(zeros({0, 2}), 1).shape(), Shape{0});
 }
 
+TEST(Semantics, CrossEntropyLeavesLogitsAndRetainedGraphsAlone) {
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    const Tensor logits = tensor({1, 2, 3, 1, 1, 1}, {2, 3}, {.dtype = dtype, .requires_grad = true});
+    const Tensor loss = cross_entropy(logits, i64({2, 0}));
+    EXPECT_EQ(loss.dtype(), dtype);
+    backward(loss, scalar(64, {.dtype = dtype}), {.retain_graph = true});
+    const Doubles scaled = logits.grad().to_vector();
+    logits.zero_grad();
+    backward(loss, {}, {.retain_graph = false});
+    const Doubles plain = logits.grad().to_vector();
+    for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(scaled[i], 64 * plain[i]);
+    expect_values(logits, {1, 2, 3, 1, 1, 1});
+  }
+}
+
 TEST(Semantics, CrossEntropyEdges) {
   const Tensor logits = tensor({1, 2, 3, 1, 1, 1}, {2, 3}, {.dtype = DType::f64, .requires_grad = true});
   EXPECT_TRUE(std::isnan(cross_entropy(logits, i64({-100, -100})).item()));

@@ -115,38 +115,35 @@ void add_rowwise(Cases& all) {
         Targets t{nullptr, nullptr, -1, smoothing, nullptr};
         if (probabilities) t.probabilities = m.input(rows * cols, {0, 2.0 / static_cast<double>(cols)});
         else t.classes = classes(m, rows, cols);
-        t.count = m.values(std::vector<double>{static_cast<double>(rows)});
+        t.count = m.values(std::vector<double>{0.5});
         return t;
       };
-      all.add("cross entropy" + form,
-              [=](Maker& m) {
-                const auto rows = samples_of(m), cols = classes_of(m);
-                const void* x = m.input(rows * cols);
-                const Targets t = targets(m);
-                return CrossEntropy{m.dtype(), rows, cols, x, t, m.output(rows), m.output(rows, wide)};
-              })
-          .timed = form.empty();
-      for (const bool shared : {false, true}) {
-        all.add("cross entropy grad" + form + (shared ? " shared" : ""),
+      for (const bool differentiated : {false, true}) {
+        all.add("cross entropy" + form + (differentiated ? " and gradient" : ""),
                 [=](Maker& m) {
                   const auto rows = samples_of(m), cols = classes_of(m);
                   const void* x = m.input(rows * cols);
                   const Targets t = targets(m);
-                  const double lse = std::log(static_cast<double>(cols)) + 0.6;
-                  return CrossEntropyGrad{m.dtype(),
-                                          rows,
-                                          cols,
-                                          x,
-                                          t,
-                                          m.input(rows, {lse - 0.1, lse + 0.1}, wide),
-                                          m.input(shared ? 1 : rows),
-                                          shared,
-                                          64 * static_cast<double>(rows),
-                                          m.output(rows * cols)};
+                  return CrossEntropy{
+                      m.dtype(), rows, cols, x, t, m.output(rows), differentiated ? m.output(rows * cols) : nullptr};
                 })
-            .timed = form.empty() && shared;
+            .timed = form.empty();
       }
     }
+  }
+  for (const bool shared : {false, true}) {
+    all.add(shared ? "scale rows alike" : "scale rows",
+            [=](Maker& m) {
+              const auto rows = samples_of(m), cols = classes_of(m);
+              return ScaleRows{m.dtype(),
+                               rows,
+                               cols,
+                               m.input(rows * cols),
+                               m.input(shared ? 1 : rows),
+                               shared,
+                               m.output(rows * cols)};
+            })
+        .timed = shared;
   }
 }
 
@@ -350,11 +347,15 @@ void add_optimizers(Cases& all) {
     s.state = m.values(std::vector<StepState>{state});
     s.gradients = m.input(arena.size);
     s.values = m.in_out(arena.size);
-    if (twin) s.twin = m.in_out(arena.size, {}, {Kind::fixed, DType::bf16});
+    if (twin) {
+      s.twin = m.in_out(arena.size, {}, {Kind::fixed, DType::bf16});
+      s.average = m.in_out(arena.size, {}, wide);
+      s.decay = 0.9;
+    }
     return s;
   };
   for (const bool twin : {false, true}) {
-    const std::string form = twin ? " with twin" : "";
+    const std::string form = twin ? " with twin and average" : "";
     Case& adam = all.add("adam" + form, [=](Maker& m) {
       AdamStep args{step(m, twin, true), nullptr, nullptr};
       const std::int64_t n = arena_of(m).size;

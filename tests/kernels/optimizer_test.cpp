@@ -283,6 +283,41 @@ TYPED_TEST(Optimizer, ATwinHoldsTheValuesOfActiveBlocks) {
   check.template operator()<bf16>();
 }
 
+TYPED_TEST(Optimizer, AnAverageFollowsTheValuesOfActiveBlocks) {
+  constexpr double decay = 0.75;
+  for (const bool adam : {false, true}) {
+    for (Arena<TypeParam> arena : this->small) {
+      arena.blocks[3].active = false;
+      Arena<TypeParam> plain = arena;
+      std::vector<TypeParam> average = random_values<TypeParam>(arena.size(), 9);
+      Doubles want = doubles(average);
+      for (unsigned step = 1; step <= 3; ++step) {
+        plain.gradients = arena.gradients = random_values<TypeParam>(arena.size(), step);
+        OptimStep averaged = arena.with(adam ? adam_groups : sgd_groups);
+        averaged.average = average.data();
+        averaged.decay = decay;
+        if (adam) {
+          backend::run(AdamStep{averaged, arena.first.data(), arena.second.data()});
+          backend::run(AdamStep{plain.with(adam_groups), plain.first.data(), plain.second.data()});
+        } else {
+          backend::run(SgdStep{averaged, arena.first.data()});
+          backend::run(SgdStep{plain.with(sgd_groups), plain.first.data()});
+        }
+        for (const Block& block : arena.blocks) {
+          if (!block.active) continue;
+          for (auto i = static_cast<std::size_t>(block.begin); i < static_cast<std::size_t>(block.end); ++i) {
+            want[i] += (1 - decay) * (static_cast<double>(arena.values[i]) - want[i]);
+          }
+        }
+      }
+      expect_near(average, want);
+      EXPECT_TRUE(same_bits(arena.values, plain.values));
+      EXPECT_TRUE(same_bits(arena.first, plain.first));
+      EXPECT_TRUE(same_bits(arena.second, plain.second));
+    }
+  }
+}
+
 // 16-bit values and gradients with f32 state: as an arena of f32 with the same numbers, but for the rounding of values.
 TEST(Optimizer16Bit, HasStateInF32) {
   const auto check = [&]<class T>() {
@@ -290,7 +325,7 @@ TEST(Optimizer16Bit, HasStateInF32) {
       for (const std::int64_t alignment : {0, 64}) {
         Arena<T> half({5, 8, 0, 4099, 33, 8192, 12}, alignment);
         Arena<float> full({5, 8, 0, 4099, 33, 8192, 12}, alignment);
-        std::vector<float> first = full.first, second = full.second;
+        std::vector<float> first = full.first, second = full.second, average = first, full_average = first;
         full.gradients.resize(full.values.size());
         half.blocks[3].active = full.blocks[3].active = false;
         for (unsigned step = 1; step <= 3; ++step) {
@@ -300,18 +335,23 @@ TEST(Optimizer16Bit, HasStateInF32) {
             full.gradients[i] = load(half.gradients[i]);
           }
           std::vector<bf16> twin(half.values.size()), full_twin(twin);
+          const OptimGroup* const groups = adam ? adam_groups : sgd_groups;
+          OptimStep half_step = half.with(groups, twin.data()), full_step = full.with(groups, full_twin.data());
+          half_step.average = average.data(), full_step.average = full_average.data();
+          half_step.decay = full_step.decay = 0.5;
           if (adam) {
-            backend::run(AdamStep{half.with(adam_groups, twin.data()), first.data(), second.data()});
-            backend::run(AdamStep{full.with(adam_groups, full_twin.data()), full.first.data(), full.second.data()});
+            backend::run(AdamStep{half_step, first.data(), second.data()});
+            backend::run(AdamStep{full_step, full.first.data(), full.second.data()});
           } else {
-            backend::run(SgdStep{half.with(sgd_groups, twin.data()), first.data()});
-            backend::run(SgdStep{full.with(sgd_groups, full_twin.data()), full.first.data()});
+            backend::run(SgdStep{half_step, first.data()});
+            backend::run(SgdStep{full_step, full.first.data()});
           }
           std::vector<T> want;
           for (const float value : full.values) want.push_back(store<T>(value));
           EXPECT_TRUE(same_bits(half.values, want));
           EXPECT_TRUE(same_bits(first, full.first));
           EXPECT_TRUE(same_bits(second, full.second));
+          EXPECT_TRUE(same_bits(average, full_average));
           EXPECT_TRUE(same_bits(twin, full_twin));
           EXPECT_EQ(half.steps, full.steps);
           for (const double p : {1.0, 2.0, 3.0, std::numeric_limits<double>::infinity()})

@@ -134,27 +134,25 @@ constexpr std::int64_t ignored = -100;
 template <class T>
 struct Entropy {
   Entropy(const EntropyCase& c, const Rows& s)
-      : x(random_values<T>(s.size(), 3)), q(random_values<T>(s.size(), 4, 0, 1)), dloss(random_values<T>(s.rows, 5)) {
+      : x(random_values<T>(s.size(), 3)), q(random_values<T>(s.size(), 4, 0, 1)) {
     for (std::int64_t r = 0; r < s.rows; ++r) {
       const bool out_of_range = r % 8 == 7;
       classes.push_back(s.cols == 0 || r % 4 == 2 ? ignored : out_of_range ? s.cols + r % 3 : r * 7 % s.cols);
     }
     const Targets targets{classes.data(), c.kind == Kind::probabilities ? q.data() : nullptr, ignored, c.smoothing,
                           c.count > 0 ? &c.count : nullptr};
-    loss.resize(dloss.size());
-    lse.resize(dloss.size());
+    loss.resize(static_cast<std::size_t>(s.rows));
+    loss_alone.resize(loss.size());
     dx.resize(x.size());
-    const DType dtype = dtype_of<T>;
-    backend::run(kernels::CrossEntropy{dtype, s.rows, s.cols, x.data(), targets, loss.data(), lse.data()});
-    backend::run(kernels::CrossEntropyGrad{dtype, s.rows, s.cols, x.data(), targets, lse.data(), dloss.data(), false,
-                                           scale, dx.data()});
-    over = x;  // the gradient may lie over the logits
-    backend::run(kernels::CrossEntropyGrad{dtype, s.rows, s.cols, over.data(), targets, lse.data(), dloss.data(), true,
-                                           scale, over.data()});
+    const auto run = [&](const void* logits, void* losses, void* gradient) {
+      backend::run(kernels::CrossEntropy{dtype_of<T>, s.rows, s.cols, logits, targets, losses, gradient});
+    };
+    run(x.data(), loss.data(), dx.data());
+    run(x.data(), loss_alone.data(), nullptr);
+    over = x;
+    run(over.data(), loss.data(), over.data());
   }
-  static constexpr double scale = 0.25;
-  std::vector<T> x, q, dloss, loss, dx, over;
-  std::vector<Compute<T>> lse;
+  std::vector<T> x, q, loss, loss_alone, dx, over;
   std::vector<std::int64_t> classes;
 };
 
@@ -165,8 +163,8 @@ TYPED_TEST(Rowwise, CrossEntropy) {
                                         << (c.kind == Kind::classes ? " classes " : " probabilities ") << c.smoothing
                                         << " / " << c.count);
       const Entropy<TypeParam> got(c, s);
-      const Doubles x = doubles(got.x), q = doubles(got.q), dloss = doubles(got.dloss);
-      Doubles loss, lse, dx, over;
+      const Doubles x = doubles(got.x), q = doubles(got.q);
+      Doubles loss, dx;
       for (std::int64_t r = 0; r < s.rows; ++r) {
         const bool probabilities = c.kind == Kind::probabilities;
         const std::int64_t target = got.classes[static_cast<std::size_t>(r)];
@@ -177,21 +175,17 @@ TYPED_TEST(Rowwise, CrossEntropy) {
         const double divisor = c.count > 0 ? c.count : 1;
         const auto f = [&](const Doubles& v) { return -dot(want, softmax(v, true)) / divisor; };
         loss.push_back(f(xr));
-        lse.push_back(s.cols == 0 ? -infinity : xr[0] - softmax(xr, true)[0]);
         const Doubles p = softmax(xr, false);
         const double mass = std::accumulate(want.begin(), want.end(), 0.0);
         Doubles slopes;
         for (std::size_t j = 0; j < p.size(); ++j) slopes.push_back((mass * p[j] - want[j]) / divisor);
         if (this->dtype == DType::f64 && s.cols <= numeric_cols) expect_near(slopes, numeric_gradient(xr, f), 1e-7);
-        for (const double slope : slopes) {
-          dx.push_back(slope * got.scale * dloss[static_cast<std::size_t>(r)]);
-          over.push_back(slope * got.scale * dloss[0]);
-        }
+        dx.insert(dx.end(), slopes.begin(), slopes.end());
       }
       expect_near(got.loss, loss);
-      expect_near(got.lse, lse);
+      expect_near(got.loss_alone, loss);
       expect_near(got.dx, dx);
-      expect_near(got.over, over);
+      EXPECT_TRUE(same_bits(got.over, got.dx));
     }
   }
 }
@@ -203,11 +197,11 @@ TYPED_TEST(Rowwise, CrossEntropyOfMaskedLogits) {
   const std::int64_t target = 0;
   for (const double smoothing : {0.0, 0.1}) {
     std::vector<TypeParam> loss(1);
-    std::vector<Compute<TypeParam>> lse(1);
+    std::vector<TypeParam> dx(3);
     const Targets targets{&target, nullptr, ignored, smoothing, nullptr};
-    backend::run(kernels::CrossEntropy{this->dtype, 1, 3, x.data(), targets, loss.data(), lse.data()});
+    backend::run(kernels::CrossEntropy{this->dtype, 1, 3, x.data(), targets, loss.data(), dx.data()});
     expect_near(loss, {smoothing > 0 ? infinity : std::log(2.0)});
-    expect_near(lse, {std::log(2.0)});
+    expect_near(dx, {-0.5 + smoothing * 2 / 3, -smoothing / 3, 0.5 - smoothing / 3});
   }
 }
 
@@ -218,6 +212,32 @@ TYPED_TEST(Rowwise, CrossEntropySameBitsForAnyThreads) {
       const Entropy<TypeParam> e(c, large);
       return std::vector{e.loss, e.dx, e.over};
     });
+  }
+}
+
+TYPED_TEST(Rowwise, ScaleRows) {
+  for (const Rows& s : shapes) {
+    for (const bool shared : {false, true}) {
+      SCOPED_TRACE(::testing::Message() << s.rows << " x " << s.cols << (shared ? " shared" : ""));
+      auto x = this->values(s.size(), 1), factor = this->values(s.rows + 1, 2);
+      if (s.rows > 1) factor[1] = store<TypeParam>(Compute<TypeParam>(1));
+      const auto scale = [&](const void* from, void* to) {
+        backend::run(kernels::ScaleRows{this->dtype, s.rows, s.cols, from, factor.data(), shared, to});
+      };
+      Doubles want;
+      for (std::int64_t r = 0; r < s.rows; ++r) {
+        for (const double v : row(doubles(x), s, r))
+          want.push_back(v * doubles(factor)[static_cast<std::size_t>(shared ? 0 : r)]);
+      }
+      std::vector<TypeParam> y(x.size());
+      scale(x.data(), y.data());
+      expect_near(y, want);
+      scale(x.data(), x.data());
+      EXPECT_TRUE(same_bits(x, y));
+      factor.assign(factor.size(), store<TypeParam>(Compute<TypeParam>(1)));
+      scale(x.data(), x.data());
+      EXPECT_TRUE(same_bits(x, y));
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 #include "anneal/kernels/cpu/gemm.h"
 
 #include "anneal/kernels/cpu/level.h"
+#include "anneal/kernels/cpu/operand.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -9,100 +10,169 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t tall = 96;          // from here on rows are cut over threads
-constexpr std::int64_t packed_rows = 240;  // of A, at a time
-constexpr std::int64_t wide = 512;         // columns of a product that is converted afterwards
+constexpr std::int64_t tall = 96;           // from here on rows are cut over threads
+constexpr std::int64_t packed_rows = 2048;  // of A, at a time
+constexpr std::int64_t few_rows = 24;       // up to here a copy of B costs more than it gives
+constexpr std::int64_t panel_bytes = vector_bytes == 64 ? 512 << 10 : 128 << 10;  // of B, in the second-level cache
+constexpr std::int64_t sum_bytes = 2 << 20;                                       // of sums that cannot wait in C
 
-/// Rows of op(A) as numbers of C side by side: A itself where it is that already, else a copy.
+template <class E>
+constexpr int vectors_of(std::int64_t columns) {
+  return static_cast<int>((columns + lanes<E> - 1) / lanes<E>);
+}
+
+/// Even blocks of columns, none with more than `bytes` at `column_bytes` each (but at least a tile).
+template <class E>
+std::int64_t block_of_columns(std::int64_t n, std::int64_t column_bytes, std::int64_t bytes) {
+  constexpr std::int64_t unit = tile_columns<E>;
+  const std::int64_t units = (n + unit - 1) / unit;
+  std::int64_t most = bytes / unit / (column_bytes > 0 ? column_bytes : 1);
+  if (most < 1) most = 1;
+  const std::int64_t blocks = (units + most - 1) / most;
+  return (units + blocks - 1) / blocks * unit;
+}
+
+/// A's rows and B's columns from one element on, `depth` deep, as the tiles take them: where they are, or packed.
 template <class T>
-struct RowsOf {
-  const T* data;
-  std::int64_t ld;
-  bool transposed;
+struct Block {
+  using E = Element<T>;
 
-  bool packs() const { return transposed || !std::is_same_v<T, Compute<T>>; }
-  Panel<Compute<T>> operator()(std::int64_t i, std::int64_t rows, std::int64_t k, std::int64_t depth) const {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      if (!transposed) return {data + i * ld + k, ld};
+  Operand<T> a;
+  std::int64_t rows;
+  Operand<T> b;
+  std::int64_t columns, first, depth;
+  int strip;  // rows of a tile
+  /// Between lines of what is packed: `depth` and a bit, lest strips and panels compete for the same sets of a cache.
+  std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E>;
+  E *a_packed = nullptr, *b_packed = nullptr;
+
+  void pack_a() {
+    if (a.has_lines()) return;
+    a_packed = scratch<E>(Scratch::rows, rows * ld);
+    if (a.along_k) return a.pack_lines(rows, first, depth, a_packed, ld);
+    a.pack_strips(
+        rows, first, depth, a_packed, ld, [&](std::int64_t left) { return next_tile(left, strip); },
+        [](int some) { return some; });
+  }
+  void pack_b() {
+    b_packed = nullptr;
+    if (rows <= few_rows && columns % lanes<E> == 0 && b.has_columns()) return;
+    b_packed = scratch<E>(Scratch::panel, vectors_of<E>(columns) * lanes<E> * ld);
+    b.pack_strips(
+        columns, first, depth, b_packed, ld, [](std::int64_t left) { return next_panel<E>(left); },
+        [](int some) { return vectors_of<E>(some) * lanes<E>; });
+  }
+
+  /// C[rows, columns] = the part of the sums that lies in this block, then `epilogue`. A strip of rows stays in the
+  /// first-level cache while it meets all panels.
+  template <class Out>
+  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue) const {
+    for (std::int64_t i = 0; i < rows;) {
+      const int r = next_tile(rows - i, strip);
+      const E* row[2 * tile_rows];
+      const Strided walk = strip_at(i, r, row);
+      for (std::int64_t j = 0; j < columns;) {
+        const int some = next_panel<E>(columns - j), vectors = vectors_of<E>(some);
+        Epilogue<Sum<E>> e = epilogue;
+        if (e.row_bias) e.row_bias += i;
+        if (e.column_bias) e.column_bias += j;
+        if (e.partial) e.partial += i * e.ld_partial + j;
+        tile_of<E, Strided, Out>(r, vectors)(row, walk, depth, panel_at(j, vectors), c + i * ldc + j, ldc,
+                                             some - (vectors - 1) * lanes<E>, e);
+        j += some;
+      }
+      i += r;
     }
-    const std::int64_t to_ld = (depth + lanes<float> - 1) / lanes<float> * lanes<float> + lanes<float>;
-    auto* to = scratch<Compute<T>>(Scratch::rows, rows * to_ld);
-    if (transposed) transpose_matrix(depth, rows, data + k * ld + i, ld, to, to_ld);
-    else copy_matrix(rows, depth, data + i * ld + k, ld, to, to_ld);
-    return {to, to_ld};
+  }
+
+ private:
+  Strided strip_at(std::int64_t i, int r, const E** row) const {
+    const bool in_strips = a_packed && !a.along_k;
+    const Panel<E> lines = a_packed ? Panel<E>{a_packed + i * ld, ld} : a.in_place(i, first);
+    for (int s = 0; s < r; ++s) row[s] = in_strips ? a_packed + i * ld + s : lines.data + s * lines.ld;
+    return {in_strips ? r : 1};
+  }
+  Panel<E> panel_at(std::int64_t j, int vectors) const {
+    return b_packed ? Panel<E>{b_packed + j * ld, vectors * lanes<E>} : b.in_place(j, first);
   }
 };
 
-/// Panels of op(B).
-template <class T>
-struct PanelsOf {
-  const T* data;
-  std::int64_t ld;
-  bool transposed;
-
-  Panel<Compute<T>> operator()(std::int64_t k, std::int64_t depth, std::int64_t j, int columns,
-                               std::int64_t rows) const {
-    using C = Compute<T>;
-    const int width = (columns + lanes<C> - 1) / lanes<C> * lanes<C>;
-    if constexpr (std::is_same_v<T, C>) {
-      // A copy pays from some dozen rows on.
-      if (!transposed && columns == width && rows <= 24) return {data + k * ld + j, ld};
+/// C[m, n] = A B, then `epilogue`, on this thread.
+template <class T, class Out>
+void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand<T>& b, Out* c, std::int64_t ldc,
+              const Epilogue<Compute<T>>& epilogue) {
+  using E = Element<T>;
+  using C = Compute<T>;
+  const std::int64_t k = a.depth(), block_k = block_of_k<E>(k);
+  // Sums that are not complete cannot wait in a C of another type.
+  const bool apart = !std::is_same_v<Out, C> && block_k < k;
+  const std::int64_t block_m = apart ? packed_rows / 4 : a.has_lines() ? m : packed_rows;
+  const std::int64_t wide = apart ? block_of_columns<E>(n, packed_rows / 4 * sizeof(C), sum_bytes) : n;
+  const std::int64_t block_n = block_of_columns<E>(wide, block_k * sizeof(E), panel_bytes);
+  const int strip = rows_beside(vectors_of<E>(next_panel<E>(n)));
+  const auto part = [&](std::int64_t i, std::int64_t from, std::int64_t p) {
+    const std::int64_t rows = m - i < block_m ? m - i : block_m, to = n - from < wide ? n : from + wide;
+    const std::int64_t depth = k - p < block_k ? k - p : block_k;
+    const bool last = p + depth == k;
+    Block<T> block{a.from(i), rows, b, 0, p, depth, strip};
+    block.pack_a();
+    for (std::int64_t j = from; j < to; j += block_n) {
+      block.b = b.from(j);
+      block.columns = to - j < block_n ? to - j : block_n;
+      block.pack_b();
+      Epilogue<C> e{};
+      if (last) {
+        e = epilogue;
+        if (e.row_bias) e.row_bias += i;
+        if (e.column_bias) e.column_bias += j;
+      }
+      if constexpr (std::is_same_v<Out, C>) {
+        e.add = epilogue.add || p > 0;
+        block.multiply(c + i * ldc + j, ldc, e);
+      } else {
+        C* sums = apart ? scratch<C>(Scratch::product, rows * wide) + (j - from) : nullptr;
+        if (p > 0) e.partial = sums, e.ld_partial = wide;
+        if (last) block.multiply(c + i * ldc + j, ldc, e);
+        else block.multiply(sums, wide, e);
+      }
     }
-    C* to = scratch<C>(Scratch::panel, depth * width);
-    if (transposed) transpose_matrix(columns, depth, data + j * ld + k, ld, to, width);
-    else copy_matrix(depth, columns, data + k * ld + j, ld, to, width);
-    return {to, width};
+  };
+  for (std::int64_t i = 0; i < m; i += block_m) {
+    for (std::int64_t j = 0; j < n; j += wide) {
+      std::int64_t p = 0;
+      do part(i, j, p);
+      while ((p += block_k) < k);
+    }
   }
-};
+}
 
 /// One product: pointers of one member of the batch, and the bias as numbers of C.
 template <class T, class Out>
 struct Product {
   using C = Compute<T>;
-  std::int64_t m, n, k;
-  RowsOf<T> a;
-  PanelsOf<T> b;
+  std::int64_t m, n;
+  Operand<T> a, b;
   Out* c;
   std::int64_t ldc;
   const C* bias;
   bool relu, accumulate;
 
   /// With few rows copying a transposed B costs more than it gives: C^T = B^T A^T copies A instead.
-  bool flipped() const { return m >= 12 && m < tall && b.transposed && !a.transposed && !accumulate; }
+  bool flipped() const { return m >= 12 && m < tall && b.along_k && a.along_k && !accumulate; }
 
   /// C's rows [i, i + rows) and columns [j, j + columns).
   void block(std::int64_t i, std::int64_t rows, std::int64_t j, std::int64_t columns) const {
     if (flipped()) return flipped_block(j, columns);
-    const RowsOf<T> from{a.data + i * (a.transposed ? 1 : a.ld), a.ld, a.transposed};
-    const PanelsOf<T> with{b.data + j * (b.transposed ? b.ld : 1), b.ld, b.transposed};
-    Out* to = c + i * ldc + j;
-    const C* bias_at = bias ? bias + j : nullptr;
-    if constexpr (std::is_same_v<Out, C>) {
-      multiply(rows, columns, k, a.packs() ? packed_rows : rows, from, with, to, ldc,
-               Epilogue<C>{accumulate, nullptr, bias_at, relu});
-    } else if (rows > packed_rows || columns > wide) {
-      for (std::int64_t y = 0; y < rows; y += packed_rows) {
-        for (std::int64_t x = 0; x < columns; x += wide) {
-          block(i + y, rows - y < packed_rows ? rows - y : packed_rows, j + x, columns - x < wide ? columns - x : wide);
-        }
-      }
-    } else {
-      C* product = scratch<C>(Scratch::product, rows * wide);
-      if (accumulate) copy_matrix(rows, columns, to, ldc, product, wide);
-      multiply(rows, columns, k, packed_rows, from, with, product, wide,
-               Epilogue<C>{accumulate, nullptr, bias_at, relu});
-      copy_matrix(rows, columns, product, wide, to, ldc);
-    }
+    multiply(rows, columns, a.from(i), b.from(j), c + i * ldc + j, ldc,
+             Epilogue<C>{accumulate, nullptr, bias ? bias + j : nullptr, relu});
   }
 
   void flipped_block(std::int64_t j, std::int64_t columns) const {
     const std::int64_t ld = (m + lanes<C> - 1) / lanes<C> * lanes<C>;
-    const PanelsOf<T> with{a.data, a.ld, true};
-    C* product = scratch<C>(Scratch::product, packed_rows * ld);
     for (const std::int64_t end = j + columns; j < end; j += packed_rows) {
       const std::int64_t rows = end - j < packed_rows ? end - j : packed_rows;
-      multiply(rows, m, k, rows, RowsOf<T>{b.data + j * b.ld, b.ld, false}, with, product, ld,
-               Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
+      C* product = scratch<C>(Scratch::product, rows * ld);
+      multiply(rows, m, b.from(j), a, product, ld, Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
       transpose_matrix(rows, m, product, ld, c + j, ldc);
     }
   }
@@ -111,7 +181,7 @@ struct Product {
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
     if (!parallel) return block(0, m, 0, n);
-    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
     const bool by_rows = m >= tall;
     const std::int64_t size = by_rows ? m : n, unit = by_rows || flipped() ? tile_rows : lanes<C>;
     const std::int64_t units = (size + unit - 1) / unit;
@@ -207,9 +277,9 @@ void run_gemm(const Gemm& g) {
     } else {
       // A single row or column is the same transposed, if its distances say so.
       const bool outer = g.k == 1;
-      const RowsOf<T> rows{a, outer && g.trans_a ? 1 : g.lda, g.trans_a && !outer};
-      const PanelsOf<T> panels{b, g.ldb, g.trans_b && !(outer && g.ldb == 1)};
-      Product<T, Out>{g.m, g.n, g.k, rows, panels, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
+      const Operand<T> rows{a, outer && g.trans_a ? 1 : g.lda, !g.trans_a || outer, g.k};
+      const Operand<T> columns{b, g.ldb, g.trans_b && !(outer && g.ldb == 1), g.k};
+      Product<T, Out>{g.m, g.n, rows, columns, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
     }
   };
   if (g.batch >= num_threads() && g.batch > 1) {

@@ -10,57 +10,58 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t tall = 96;           // from here on rows are cut over threads
-constexpr std::int64_t packed_rows = 2048;  // of A, at a time
-constexpr std::int64_t few_rows = 24;       // up to here a copy of B costs more than it gives
+constexpr std::int64_t tall = 96;              // from here on rows are cut over threads
+constexpr std::int64_t packed_rows = 192;      // of A, at a time
+constexpr std::int64_t converted_rows = 1024;  // of sums that cannot wait in C, at a time
+constexpr int packed_width = 48;               // a row of a packed A that was transposed: whole vectors and tiles
+constexpr std::int64_t few_rows = 24;          // up to here a copy of B costs more than it gives
 constexpr std::int64_t panel_bytes = vector_bytes == 64 ? 512 << 10 : 128 << 10;  // of B, in the second-level cache
-constexpr std::int64_t sum_bytes = 2 << 20;                                       // of sums that cannot wait in C
 
 template <class E>
 constexpr int vectors_of(std::int64_t columns) {
   return static_cast<int>((columns + lanes<E> - 1) / lanes<E>);
 }
 
-/// Even blocks of columns, none with more than `bytes` at `column_bytes` each (but at least a tile).
+/// Even blocks of columns whose panels have `panel_bytes`, `depth` deep.
 template <class E>
-std::int64_t block_of_columns(std::int64_t n, std::int64_t column_bytes, std::int64_t bytes) {
+std::int64_t block_of_columns(std::int64_t n, std::int64_t depth) {
   constexpr std::int64_t unit = tile_columns<E>;
   const std::int64_t units = (n + unit - 1) / unit;
-  std::int64_t most = bytes / unit / (column_bytes > 0 ? column_bytes : 1);
-  if (most < 1) most = 1;
+  const std::int64_t bytes = unit * depth * static_cast<std::int64_t>(sizeof(E));
+  if (units * bytes <= panel_bytes) return units * unit;
+  const std::int64_t most = bytes < panel_bytes ? panel_bytes / bytes : 1;
   const std::int64_t blocks = (units + most - 1) / most;
   return (units + blocks - 1) / blocks * unit;
 }
 
-/// A's rows and B's columns from one element on, `depth` deep, as the tiles take them: where they are, or packed.
+/// Rows of A and columns of B from one element on, `depth` deep, as the tiles take them: where they are, or packed.
 template <class T>
 struct Block {
   using E = Element<T>;
 
-  Operand<T> a;
-  std::int64_t rows;
-  Operand<T> b;
-  std::int64_t columns, first, depth;
+  std::int64_t first, depth;
   int strip;  // rows of a tile
+  Operand<T> b;
+  std::int64_t columns;
   /// Between lines of what is packed: `depth` and a bit, lest strips and panels compete for the same sets of a cache.
   std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E>;
-  E *a_packed = nullptr, *b_packed = nullptr;
+  E* b_packed = nullptr;
+  Operand<T> a{};
+  std::int64_t rows = 0;
+  E* a_packed = nullptr;
 
-  void pack_a() {
-    if (a.has_lines()) return;
-    a_packed = scratch<E>(Scratch::rows, rows * ld);
-    if (a.along_k) return a.pack_lines(rows, first, depth, a_packed, ld);
-    a.pack_strips(
-        rows, first, depth, a_packed, ld, [&](std::int64_t left) { return next_tile(left, strip); },
-        [](int some) { return some; });
-  }
-  void pack_b() {
-    b_packed = nullptr;
-    if (rows <= few_rows && columns % lanes<E> == 0 && b.has_columns()) return;
+  void pack_b(std::int64_t all_rows) {
+    if (all_rows <= few_rows && columns % lanes<E> == 0 && b.has_columns()) return;
     b_packed = scratch<E>(Scratch::panel, vectors_of<E>(columns) * lanes<E> * ld);
-    b.pack_strips(
-        columns, first, depth, b_packed, ld, [](std::int64_t left) { return next_panel<E>(left); },
-        [](int some) { return vectors_of<E>(some) * lanes<E>; });
+    b.pack_panels(columns, first, depth, b_packed, ld, [](std::int64_t left) { return next_panel<E>(left); });
+  }
+  void pack_a(const Operand<T>& lines, std::int64_t count) {
+    a = lines;
+    rows = count;
+    if (a.has_lines()) return;
+    a_packed = scratch<E>(Scratch::rows, (rows + packed_width) * ld);
+    if (a.along_k) a.pack_lines(rows, first, depth, a_packed, ld);
+    else a.pack_panels(rows, first, depth, a_packed, ld, [](std::int64_t) { return packed_width; });
   }
 
   /// C[rows, columns] = the part of the sums that lies in this block, then `epilogue`. A strip of rows stays in the
@@ -87,62 +88,55 @@ struct Block {
 
  private:
   Strided strip_at(std::int64_t i, int r, const E** row) const {
-    const bool in_strips = a_packed && !a.along_k;
-    const Panel<E> lines = a_packed ? Panel<E>{a_packed + i * ld, ld} : a.in_place(i, first);
-    for (int s = 0; s < r; ++s) row[s] = in_strips ? a_packed + i * ld + s : lines.data + s * lines.ld;
-    return {in_strips ? r : 1};
+    const bool across = a_packed && !a.along_k;
+    const Panel<E> lines = a_packed ? Panel<E>{a_packed, ld} : a.in_place(0, first);
+    for (std::int64_t s = i; s < i + r; ++s)
+      *row++ = lines.data + (across ? s / packed_width * packed_width * ld + s % packed_width : s * lines.ld);
+    return {across ? packed_width : 1};
   }
   Panel<E> panel_at(std::int64_t j, int vectors) const {
     return b_packed ? Panel<E>{b_packed + j * ld, vectors * lanes<E>} : b.in_place(j, first);
   }
 };
 
-/// C[m, n] = A B, then `epilogue`, on this thread.
+/// C[m, n] = A B, then `epilogue`, on this thread. Blocks of B stay in the second-level cache while all of A passes.
 template <class T, class Out>
 void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand<T>& b, Out* c, std::int64_t ldc,
               const Epilogue<Compute<T>>& epilogue) {
   using E = Element<T>;
   using C = Compute<T>;
-  const std::int64_t k = a.depth(), block_k = block_of_k<E>(k);
+  const std::int64_t k = a.depth(), block_k = block_of_k<E>(k, a.has_lines() ? 1 : 2);
+  const std::int64_t block_n = block_of_columns<E>(n, block_k);
   // Sums that are not complete cannot wait in a C of another type.
-  const bool apart = !std::is_same_v<Out, C> && block_k < k;
-  const std::int64_t block_m = apart ? packed_rows / 4 : a.has_lines() ? m : packed_rows;
-  const std::int64_t wide = apart ? block_of_columns<E>(n, packed_rows / 4 * sizeof(C), sum_bytes) : n;
-  const std::int64_t block_n = block_of_columns<E>(wide, block_k * sizeof(E), panel_bytes);
+  C* sums = !std::is_same_v<Out, C> && block_k < k ? scratch<C>(Scratch::product, m * block_n) : nullptr;
+  const std::int64_t chunk = a.has_lines() ? m : packed_rows;
   const int strip = rows_beside(vectors_of<E>(next_panel<E>(n)));
-  const auto part = [&](std::int64_t i, std::int64_t from, std::int64_t p) {
-    const std::int64_t rows = m - i < block_m ? m - i : block_m, to = n - from < wide ? n : from + wide;
-    const std::int64_t depth = k - p < block_k ? k - p : block_k;
-    const bool last = p + depth == k;
-    Block<T> block{a.from(i), rows, b, 0, p, depth, strip};
-    block.pack_a();
-    for (std::int64_t j = from; j < to; j += block_n) {
-      block.b = b.from(j);
-      block.columns = to - j < block_n ? to - j : block_n;
-      block.pack_b();
-      Epilogue<C> e{};
-      if (last) {
-        e = epilogue;
-        if (e.row_bias) e.row_bias += i;
-        if (e.column_bias) e.column_bias += j;
+  for (std::int64_t j = 0; j < n; j += block_n) {
+    std::int64_t p = 0;
+    do {
+      const std::int64_t depth = k - p < block_k ? k - p : block_k;
+      const bool last = p + depth == k;
+      Block<T> block{p, depth, strip, b.from(j), n - j < block_n ? n - j : block_n};
+      block.pack_b(m);
+      for (std::int64_t i = 0; i < m; i += chunk) {
+        block.pack_a(a.from(i), m - i < chunk ? m - i : chunk);
+        Epilogue<C> e{};
+        if (last) {
+          e = epilogue;
+          if (e.row_bias) e.row_bias += i;
+          if (e.column_bias) e.column_bias += j;
+        }
+        if constexpr (std::is_same_v<Out, C>) {
+          e.add = epilogue.add || p > 0;
+          block.multiply(c + i * ldc + j, ldc, e);
+        } else {
+          if (p > 0) e.partial = sums + i * block_n, e.ld_partial = block_n;
+          if (last) block.multiply(c + i * ldc + j, ldc, e);
+          else block.multiply(sums + i * block_n, block_n, e);
+        }
       }
-      if constexpr (std::is_same_v<Out, C>) {
-        e.add = epilogue.add || p > 0;
-        block.multiply(c + i * ldc + j, ldc, e);
-      } else {
-        C* sums = apart ? scratch<C>(Scratch::product, rows * wide) + (j - from) : nullptr;
-        if (p > 0) e.partial = sums, e.ld_partial = wide;
-        if (last) block.multiply(c + i * ldc + j, ldc, e);
-        else block.multiply(sums, wide, e);
-      }
-    }
-  };
-  for (std::int64_t i = 0; i < m; i += block_m) {
-    for (std::int64_t j = 0; j < n; j += wide) {
-      std::int64_t p = 0;
-      do part(i, j, p);
-      while ((p += block_k) < k);
-    }
+      p += depth;
+    } while (p < k);
   }
 }
 
@@ -163,14 +157,18 @@ struct Product {
   /// C's rows [i, i + rows) and columns [j, j + columns).
   void block(std::int64_t i, std::int64_t rows, std::int64_t j, std::int64_t columns) const {
     if (flipped()) return flipped_block(j, columns);
+    if (!std::is_same_v<Out, C> && rows > converted_rows) {
+      block(i, converted_rows, j, columns);
+      return block(i + converted_rows, rows - converted_rows, j, columns);
+    }
     multiply(rows, columns, a.from(i), b.from(j), c + i * ldc + j, ldc,
              Epilogue<C>{accumulate, nullptr, bias ? bias + j : nullptr, relu});
   }
 
   void flipped_block(std::int64_t j, std::int64_t columns) const {
     const std::int64_t ld = (m + lanes<C> - 1) / lanes<C> * lanes<C>;
-    for (const std::int64_t end = j + columns; j < end; j += packed_rows) {
-      const std::int64_t rows = end - j < packed_rows ? end - j : packed_rows;
+    for (const std::int64_t end = j + columns; j < end; j += converted_rows) {
+      const std::int64_t rows = end - j < converted_rows ? end - j : converted_rows;
       C* product = scratch<C>(Scratch::product, rows * ld);
       multiply(rows, m, b.from(j), a, product, ld, Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
       transpose_matrix(rows, m, product, ld, c + j, ldc);
@@ -243,6 +241,27 @@ struct Dots {
   }
 };
 
+/// C = (or +=) the products of each of m numbers and each of n: a sum over k of one term.
+template <class Out>
+struct Outer {
+  using C = Compute<Out>;
+  const C *a, *b;
+  std::int64_t n;
+  Out* c;
+  std::int64_t ldc;
+  bool accumulate;
+
+  void run(std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto row = [&](std::int64_t, std::int64_t j, int some) {
+        const Vector<C> products = load_first(b + j, some) * a[i];
+        return accumulate ? products + load_first(c + i * ldc + j, some) : products;
+      };
+      copy_loaded(1, n, row, c + i * ldc, 0);
+    }
+  }
+};
+
 /// n elements `step` apart as numbers of C side by side.
 template <class T>
 const Compute<T>* dense(const T* from, std::int64_t n, std::int64_t step, Scratch purpose) {
@@ -274,11 +293,17 @@ void run_gemm(const Gemm& g) {
       const double flops = 2.0 * static_cast<double>(count) * static_cast<double>(g.k);
       parallel_for(count, parallel ? grain_of(count, flops) : count,
                    [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end); });
+    } else if (g.k == 1 && !bias && !relu) {
+      const Outer<Out> outer{dense(a, g.m, g.trans_a ? 1 : g.lda, Scratch::rows),
+                             dense(b, g.n, g.trans_b ? g.ldb : 1, Scratch::panel),
+                             g.n,
+                             c,
+                             g.ldc,
+                             g.accumulate};
+      parallel_for(g.m, parallel ? grain_of(g.m, 2.0 * static_cast<double>(g.m * g.n)) : g.m,
+                   [&](std::int64_t begin, std::int64_t end) { outer.run(begin, end); });
     } else {
-      // A single row or column is the same transposed, if its distances say so.
-      const bool outer = g.k == 1;
-      const Operand<T> rows{a, outer && g.trans_a ? 1 : g.lda, !g.trans_a || outer, g.k};
-      const Operand<T> columns{b, g.ldb, g.trans_b && !(outer && g.ldb == 1), g.k};
+      const Operand<T> rows{a, g.lda, !g.trans_a, g.k}, columns{b, g.ldb, g.trans_b, g.k};
       Product<T, Out>{g.m, g.n, rows, columns, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
     }
   };

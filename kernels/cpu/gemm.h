@@ -29,12 +29,14 @@ ANNEAL_HD void strips(std::int64_t m, int columns, std::int64_t k, const Row& ro
   }
 }
 
-/// Cuts a sum over k into even blocks whose panels stay in the second-level cache.
+/// Cuts a sum over k into even blocks whose panels stay in the second-level cache, with `parts` - 1 others of their
+/// size.
 template <class C>
-ANNEAL_HD std::int64_t block_of_k(std::int64_t k) {
-  constexpr std::int64_t most = vector_bytes == 64 ? 512 : 256;
+ANNEAL_HD std::int64_t block_of_k(std::int64_t k, int parts = 1) {
+  const std::int64_t most = (vector_bytes == 64 ? 512 : 256) / parts;
+  if (k <= most) return k;
   const std::int64_t blocks = (k + most - 1) / most;
-  return blocks <= 1 ? k : ((k + blocks - 1) / blocks + lanes<C> - 1) / lanes<C> * lanes<C>;
+  return ((k + blocks - 1) / blocks + lanes<C> - 1) / lanes<C> * lanes<C>;
 }
 
 /// C[m, n] = A B, then `epilogue`. `a(i, rows, k, depth)` and `b(k, depth, j, columns, rows)` are Panels of A's rows

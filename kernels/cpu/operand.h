@@ -16,9 +16,10 @@ namespace kernels::cpu::ANNEAL_LEVEL {
 template <class T>
 using Element = std::conditional_t<std::is_same_v<T, bf16>, Pair, Compute<T>>;
 
-/// Up to `lanes` 16-bit numbers, and zeros after them.
-ANNEAL_HD HalfBits load_halves(const bf16* from, std::int64_t n) {
-  return __builtin_bit_cast(HalfBits, _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), from));
+/// The next n of up to 16 numbers as the lower halves of pairs with zero.
+ANNEAL_HD Vector<Pair> load_halves(const bf16* from, std::int64_t n) {
+  const auto bits = _mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), from);
+  return __builtin_bit_cast(Vector<Pair>, _mm512_maskz_cvtepu16_epi32(all_lanes, bits));
 }
 #else
 template <class T>
@@ -59,43 +60,47 @@ struct Operand {
     copy_loaded(
         lines, depth, [&](std::int64_t i, std::int64_t p, int n) { return load(i, first + p, n); }, to, to_ld);
   }
-  /// Strips of lines, `cut(left)` of the lines left in each: the one that begins at line i lies at to + i * ld, where
-  /// the same element of its lines is side by side, at distances `stride_of(lines)`.
-  template <class Cut, class StrideOf>
-  void pack_strips(std::int64_t lines, std::int64_t first, std::int64_t depth, E* to, std::int64_t ld, const Cut& cut,
-                   const StrideOf& stride_of) const {
-    if (along_k) {
-      for (std::int64_t i = 0; i < lines;) {
-        const int some = cut(lines - i);
-        transpose_loaded(
-            some, depth, [&](std::int64_t s, std::int64_t p, int v) { return load(i + s, first + p, v); }, to + i * ld,
-            stride_of(some));
+  /// Panels of `cut(lines left)` lines: the one that begins at line i lies at to + i * ld, where element p of line
+  /// i + l is number p * width + l, the width being the cut's, rounded up to vectors.
+  template <class Cut>
+  void pack_panels(std::int64_t lines, std::int64_t first, std::int64_t depth, E* to, std::int64_t ld,
+                   const Cut& cut) const {
+    const auto each = [&](std::int64_t begin, std::int64_t end, const auto& pack) {
+      for (std::int64_t i = begin; i < end;) {
+        const std::int64_t lines_left = lines - i, some = cut(lines_left);
+        const std::int64_t width = (some + lanes<E> - 1) / lanes<E> * lanes<E>;
+        pack(i, some < lines_left ? some : lines_left, to + i * ld, width);
         i += some;
       }
-      return;
+    };
+    if (along_k) {
+      return each(0, lines, [&](std::int64_t i, std::int64_t some, E* panel, std::int64_t width) {
+        transpose_loaded(
+            some, depth, [&](std::int64_t l, std::int64_t p, int n) { return load(i + l, first + p, n); }, panel,
+            width);
+      });
     }
-    for (std::int64_t begin = 0; begin < lines;) {
-      std::int64_t end = begin;  // of some strips, each of which is a stream of stores
-      while (end < lines && end < begin + 240) end += cut(lines - end);
-      for (std::int64_t p = 0; p < depth; ++p) {
-        prefetch(first + p + 4, begin, end);
-        for (std::int64_t i = begin; i < end;) {
-          const int some = cut(lines - i);
+    for (std::int64_t begin = 0, end; begin < lines; begin = end) {
+      end = begin;  // of a few panels, each of which is a stream of stores
+      for (int panels = 0; panels < 4 && end < lines; ++panels) end += cut(lines - end);
+      for (std::int64_t p = 0; p < depth; p += rows_ahead) {
+        const std::int64_t rows = depth - p < rows_ahead ? depth - p : rows_ahead;
+        if (p + rows < depth) prefetch(first + p + rows, begin, end);
+        each(begin, end, [&](std::int64_t i, std::int64_t some, E* panel, std::int64_t width) {
           copy_loaded(
-              1, some, [&](std::int64_t, std::int64_t s, int v) { return load(first + p, i + s, v); },
-              to + i * ld + p * stride_of(some), 0);
-          i += some;
-        }
+              rows, some, [&](std::int64_t r, std::int64_t l, int n) { return load(first + p + r, i + l, n); },
+              panel + p * width, width);
+        });
       }
-      begin = end;
     }
   }
 
  private:
-  /// Rows lie far apart, so that the processor does not see which one comes next.
+  static constexpr std::int64_t rows_ahead = 8;
+  /// Rows lie far apart, so that the processor does not see which ones come next.
   ANNEAL_HD void prefetch(std::int64_t row, std::int64_t begin, std::int64_t end) const {
-    for (int s = 0; s < steps<T>; ++s) {
-      for (const T *at = data + (row * steps<T> + s) * ld + begin, *last = at + (end - begin); at < last;
+    for (int r = 0; r < rows_ahead * steps<T>; ++r) {
+      for (const T *at = data + (row * steps<T> + r) * ld + begin, *last = at + (end - begin); at < last;
            at += 64 / sizeof(T))
         __builtin_prefetch(at);
     }
@@ -111,8 +116,7 @@ struct Operand {
         return __builtin_bit_cast(Vector<E>, _mm512_maskz_loadu_epi16(some, data + row * ld + 2 * column));
       }
       const T* at = data + 2 * row * ld + column;
-      const HalfBits first = load_halves(at, n), second = load_halves(at + ld, 2 * row + 1 < k ? n : 0);
-      return __builtin_convertvector(first, Vector<E>) | __builtin_convertvector(second, Vector<E>) << 16;
+      return load_halves(at, n) | load_halves(at + ld, 2 * row + 1 < k ? n : 0) << 16;
     } else {
       return load_first(data + row * ld + column, n);
     }

@@ -1,4 +1,4 @@
-// Matrix multiplication. C is cut over threads by rows if it is tall, else by columns; sums over k are never cut.
+// Matrix multiplication. C is cut over threads, by rows before columns; sums over k are never cut.
 #include "anneal/kernels/cpu/gemm.h"
 
 #include "anneal/kernels/cpu/level.h"
@@ -175,69 +175,102 @@ struct Product {
     }
   }
 
-  /// All of C, on as many threads as its size is worth.
+  /// All of C, on as many threads as its size is worth: in tall pieces, as each packs the columns of B that it needs.
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
-    if (!parallel) return block(0, m, 0, n);
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
-    const bool by_rows = m >= tall;
-    const std::int64_t size = by_rows ? m : n, unit = by_rows || flipped() ? tile_rows : lanes<C>;
-    const std::int64_t units = (size + unit - 1) / unit;
-    parallel_for(units, grain_of(units, flops), [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t from = begin * unit, to = end * unit < size ? end * unit : size;
-      if (by_rows) block(from, to - from, 0, n);
-      else block(0, m, from, to - from);
+    const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
+    if (threads == 1) return block(0, m, 0, n);
+    const std::int64_t down = m < tall ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
+    const std::int64_t units = (n + lanes<C> - 1) / lanes<C>;
+    const std::int64_t across = threads / down < units ? threads / down : units;
+    const auto cut = [](std::int64_t size, std::int64_t unit, std::int64_t parts, std::int64_t i) {
+      const std::int64_t at = (size + unit - 1) / unit * i / parts * unit;
+      return at < size ? at : size;
+    };
+    parallel_for(down * across, grain_of(down * across, flops), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t piece = begin; piece < end; ++piece) {
+        const std::int64_t y = piece / across, x = piece % across, unit = flipped() ? tile_rows : lanes<C>;
+        const std::int64_t i = cut(m, tile_rows, down, y), j = cut(n, unit, across, x);
+        block(i, cut(m, tile_rows, down, y + 1) - i, j, cut(n, unit, across, x + 1) - j);
+      }
     });
   }
 };
 
-/// y[i * ldy] = the dot product of x and row i of a matrix, for as many rows at a time as a vector has lanes.
+/// y[i * ldy + j] = the dot product of row i of one matrix and row j of another, which has few.
 template <class T, class Out>
 struct Dots {
   using C = Compute<T>;
+  static constexpr int most_columns = 5;  // at a time
+
   std::int64_t k;
   const T* rows;
   std::int64_t ld;
-  const C* x;
+  const C* columns;
+  std::int64_t ld_columns;
   Out* y;
   std::int64_t ldy;
   const C* bias;
-  std::int64_t bias_step;
+  bool bias_of_row;
   bool relu, accumulate;
 
-  void run(std::int64_t begin, std::int64_t end) const {
-    constexpr int n = lanes<C>, at_once = n < 8 ? n : 8;
+  void run(std::int64_t begin, std::int64_t end, int count) const {
+    for (int j = 0; j < count;) {
+      const int some = next_tile(count - j, most_columns);
+      run_columns(begin, end, j, some);
+      j += some;
+    }
+  }
+
+ private:
+  template <int Columns = 1>
+  void run_columns(std::int64_t begin, std::int64_t end, int first, int count) const {
+    if constexpr (Columns < most_columns) {
+      if (count > Columns) return run_columns<Columns + 1>(begin, end, first, count);
+    }
+    constexpr int n = lanes<C>, at_once = Columns > n / 2 ? 1 : Columns > 1 || n < 8 ? n / Columns : 8;
+    constexpr int sums = (at_once * Columns + n - 1) / n * n;
+    const C* with = columns + first * ld_columns;
     for (std::int64_t i = begin; i < end; i += at_once) {
       const int some = end - i < at_once ? static_cast<int>(end - i) : at_once;
       const T* row[at_once];
       for (int r = 0; r < at_once; ++r) row[r] = rows + (i + (r < some ? r : 0)) * ld;
-      Vector<C> sum[n] = {};
-      std::int64_t p = 0;
-      for (; p + n <= k; p += n) {
-        const Vector<C> with = load_vector(x + p);
+      Vector<C> sum[sums] = {};
+      const auto add = [&](std::int64_t p, int steps) __attribute__((always_inline)) {
+        Vector<C> factor[Columns];
 #pragma GCC unroll 8
-        for (int r = 0; r < at_once; ++r) sum[r] += load_vector(row[r] + p) * with;
+        for (int j = 0; j < Columns; ++j) factor[j] = load_first(with + j * ld_columns + p, steps);
+#pragma GCC unroll 16
+        for (int r = 0; r < at_once; ++r) {
+          const Vector<C> x = load_first(row[r] + p, steps);
+#pragma GCC unroll 8
+          for (int j = 0; j < Columns; ++j) sum[r * Columns + j] += x * factor[j];
+        }
+      };
+      std::int64_t p = 0;
+      for (; p + n <= k; p += n) add(p, n);
+      if (p < k) add(p, static_cast<int>(k - p));
+      C total[sums];
+      for (int part = 0; part < sums; part += n) {
+        transpose<C>(sum + part);
+        for (int step = n / 2; step > 0; step /= 2) {
+          for (int s = 0; s < step; ++s) sum[part + s] += sum[part + s + step];
+        }
+        store_vector(total + part, sum[part]);
       }
-      if (p < k) {
-        const int rest = static_cast<int>(k - p);
-        const Vector<C> with = load_first(x + p, rest);
-        for (int r = 0; r < at_once; ++r) sum[r] += load_first(row[r] + p, rest) * with;
+      for (int r = 0; r < some; ++r) {
+        for (int j = 0; j < Columns; ++j) finish(i + r, first + j, total[r * Columns + j]);
       }
-      transpose<C>(sum);
-      for (int step = n / 2; step > 0; step /= 2) {
-        for (int s = 0; s < step; ++s) sum[s] += sum[s + step];
-      }
-      C total[n];
-      store_vector(total, sum[0]);
-      for (int r = 0; r < some; ++r) finish(i + r, total[r]);
     }
   }
 
-  void finish(std::int64_t i, C sum) const {
-    if (accumulate) sum += load(y[i * ldy]);
-    if (bias) sum += bias[i * bias_step];
+  void finish(std::int64_t i, int j, C sum) const {
+    Out& to = y[i * ldy + j];
+    if (accumulate) sum += load(to);
+    if (bias) sum += bias[bias_of_row ? i : j];
     if (relu && sum < C(0)) sum = C(0);
-    y[i * ldy] = store<Out>(sum);
+    to = store<Out>(sum);
   }
 };
 
@@ -282,17 +315,18 @@ void run_gemm(const Gemm& g) {
     const T* a = static_cast<const T*>(g.a) + i * g.stride_a;
     const T* b = static_cast<const T*>(g.b) + i * g.stride_b;
     Out* c = static_cast<Out*>(g.c) + i * g.stride_c;
-    const bool row_dots = g.m == 1 && g.trans_b, column_dots = g.n == 1 && !g.trans_a;
-    if (row_dots || column_dots) {
-      const std::int64_t count = row_dots ? g.n : g.m;
+    const bool row_dots = g.m == 1 && g.trans_b;
+    const bool few_columns = std::is_same_v<T, Compute<T>> && g.trans_b && g.n <= 10 && g.k >= 128;
+    if (row_dots || (!g.trans_a && (g.n == 1 || few_columns))) {
+      const std::int64_t count = row_dots ? g.n : g.m, columns = row_dots ? 1 : g.n;
       const Compute<T>* x = row_dots ? dense(a, g.k, g.trans_a ? g.lda : 1, Scratch::rows)
                                      : dense(b, g.k, g.trans_b ? 1 : g.ldb, Scratch::rows);
       const Dots<T, Out> dots{
-          g.k,  row_dots ? b : a, row_dots ? g.ldb : g.lda, x, c, row_dots ? 1 : g.ldc, bias_c, row_dots ? 1 : 0,
+          g.k,  row_dots ? b : a, row_dots ? g.ldb : g.lda, x, g.ldb, c, row_dots ? 1 : g.ldc, bias_c, row_dots,
           relu, g.accumulate};
-      const double flops = 2.0 * static_cast<double>(count) * static_cast<double>(g.k);
+      const double flops = 2.0 * static_cast<double>(count * columns) * static_cast<double>(g.k);
       parallel_for(count, parallel ? grain_of(count, flops) : count,
-                   [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end); });
+                   [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end, static_cast<int>(columns)); });
     } else if (g.k == 1 && !bias && !relu) {
       const Outer<Out> outer{dense(a, g.m, g.trans_a ? 1 : g.lda, Scratch::rows),
                              dense(b, g.n, g.trans_b ? g.ldb : 1, Scratch::panel),

@@ -44,7 +44,7 @@ struct Block {
   Operand<T> b;
   std::int64_t columns;
   /// Between lines of what is packed: `depth` and a bit, lest strips and panels compete for the same sets of a cache.
-  std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E>;
+  std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E> + 1;
   E* b_packed = nullptr;
   Operand<T> a{};
   std::int64_t rows = 0;

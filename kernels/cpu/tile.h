@@ -83,6 +83,13 @@ template <class E, int Rows, int Vectors, class Walk, class Out>
   const E* a[Rows];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) a[i] = rows[i];
+  if (k >= 256) {  // long enough to fetch C meanwhile
+#pragma GCC unroll 12
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) __builtin_prefetch(c + i * ldc + j * n);
+    }
+  }
   V sum[Rows][Vectors] = {};
 #pragma GCC unroll 1
   for (std::int64_t p = 0; p < k; ++p) {

@@ -85,12 +85,6 @@ ANNEAL_HD Vector<C> first_lanes(Vector<C> v, std::int64_t n, C other) {
   return first_lanes(v, n < 0 ? 0 : n, other, std::make_integer_sequence<Lane, lanes<C>>{});
 }
 
-/// A row whose elements are `step` apart: a column of a matrix.
-struct Strided {
-  std::int64_t step;
-  ANNEAL_HD std::int64_t operator()(std::int64_t k) const { return k * step; }
-};
-
 /// Columns of B, in panels as wide as a tile.
 template <class C>
 struct Columns {

@@ -1,7 +1,8 @@
-// Matrix multiplication. C is cut over threads by rows if it is tall, else by columns; sums over k are never cut.
+// Matrix multiplication. C is cut over threads, by rows before columns; sums over k are never cut.
 #include "anneal/kernels/cpu/gemm.h"
 
 #include "anneal/kernels/cpu/level.h"
+#include "anneal/kernels/cpu/operand.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -9,167 +10,288 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t tall = 96;          // from here on rows are cut over threads
-constexpr std::int64_t packed_rows = 240;  // of A, at a time
-constexpr std::int64_t wide = 512;         // columns of a product that is converted afterwards
+constexpr std::int64_t tall = 96;              // from here on rows are cut over threads
+constexpr std::int64_t packed_rows = 192;      // of A, at a time
+constexpr std::int64_t converted_rows = 1024;  // of sums that cannot wait in C, at a time
+constexpr int packed_width = 48;               // a row of a packed A that was transposed: whole vectors and tiles
+constexpr std::int64_t few_rows = 24;          // up to here a copy of B costs more than it gives
+constexpr std::int64_t panel_bytes = vector_bytes == 64 ? 512 << 10 : 128 << 10;  // of B, in the second-level cache
 
-/// Rows of op(A) as numbers of C side by side: A itself where it is that already, else a copy.
+template <class E>
+constexpr int vectors_of(std::int64_t columns) {
+  return static_cast<int>((columns + lanes<E> - 1) / lanes<E>);
+}
+
+/// Even blocks of columns whose panels have `panel_bytes`, `depth` deep.
+template <class E>
+std::int64_t block_of_columns(std::int64_t n, std::int64_t depth) {
+  constexpr std::int64_t unit = tile_columns<E>;
+  const std::int64_t units = (n + unit - 1) / unit;
+  const std::int64_t bytes = unit * depth * static_cast<std::int64_t>(sizeof(E));
+  if (units * bytes <= panel_bytes) return units * unit;
+  const std::int64_t most = bytes < panel_bytes ? panel_bytes / bytes : 1;
+  const std::int64_t blocks = (units + most - 1) / most;
+  return (units + blocks - 1) / blocks * unit;
+}
+
+/// Rows of A and columns of B from one element on, `depth` deep, as the tiles take them: where they are, or packed.
 template <class T>
-struct RowsOf {
-  const T* data;
-  std::int64_t ld;
-  bool transposed;
+struct Block {
+  using E = Element<T>;
 
-  bool packs() const { return transposed || !std::is_same_v<T, Compute<T>>; }
-  Panel<Compute<T>> operator()(std::int64_t i, std::int64_t rows, std::int64_t k, std::int64_t depth) const {
-    if constexpr (std::is_same_v<T, Compute<T>>) {
-      if (!transposed) return {data + i * ld + k, ld};
+  std::int64_t first, depth;
+  int strip;  // rows of a tile
+  Operand<T> b;
+  std::int64_t columns;
+  /// Between lines of what is packed: `depth` and a bit, lest strips and panels compete for the same sets of a cache.
+  std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E> + 1;
+  E* b_packed = nullptr;
+  Operand<T> a{};
+  std::int64_t rows = 0;
+  E* a_packed = nullptr;
+
+  void pack_b(std::int64_t all_rows) {
+    if (all_rows <= few_rows && columns % lanes<E> == 0 && b.has_columns()) return;
+    b_packed = scratch<E>(Scratch::panel, vectors_of<E>(columns) * lanes<E> * ld);
+    b.pack_panels(columns, first, depth, b_packed, ld, [](std::int64_t left) { return next_panel<E>(left); });
+  }
+  void pack_a(const Operand<T>& lines, std::int64_t count) {
+    a = lines;
+    rows = count;
+    if (a.has_lines()) return;
+    a_packed = scratch<E>(Scratch::rows, (rows + packed_width) * ld);
+    if (a.along_k) a.pack_lines(rows, first, depth, a_packed, ld);
+    else a.pack_panels(rows, first, depth, a_packed, ld, [](std::int64_t) { return packed_width; });
+  }
+
+  /// C[rows, columns] = the part of the sums that lies in this block, then `epilogue`. A strip of rows stays in the
+  /// first-level cache while it meets all panels.
+  template <class Out>
+  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue) const {
+    for (std::int64_t i = 0; i < rows;) {
+      const int r = next_tile(rows - i, strip);
+      const E* row[2 * tile_rows];
+      const Strided walk = strip_at(i, r, row);
+      for (std::int64_t j = 0; j < columns;) {
+        const int some = next_panel<E>(columns - j), vectors = vectors_of<E>(some);
+        Epilogue<Sum<E>> e = epilogue;
+        if (e.row_bias) e.row_bias += i;
+        if (e.column_bias) e.column_bias += j;
+        if (e.partial) e.partial += i * e.ld_partial + j;
+        tile_of<E, Strided, Out>(r, vectors)(row, walk, depth, panel_at(j, vectors), c + i * ldc + j, ldc,
+                                             some - (vectors - 1) * lanes<E>, e);
+        j += some;
+      }
+      i += r;
     }
-    const std::int64_t to_ld = (depth + lanes<float> - 1) / lanes<float> * lanes<float> + lanes<float>;
-    auto* to = scratch<Compute<T>>(Scratch::rows, rows * to_ld);
-    if (transposed) transpose_matrix(depth, rows, data + k * ld + i, ld, to, to_ld);
-    else copy_matrix(rows, depth, data + i * ld + k, ld, to, to_ld);
-    return {to, to_ld};
+  }
+
+ private:
+  Strided strip_at(std::int64_t i, int r, const E** row) const {
+    const bool across = a_packed && !a.along_k;
+    const Panel<E> lines = a_packed ? Panel<E>{a_packed, ld} : a.in_place(0, first);
+    for (std::int64_t s = i; s < i + r; ++s)
+      *row++ = lines.data + (across ? s / packed_width * packed_width * ld + s % packed_width : s * lines.ld);
+    return {across ? packed_width : 1};
+  }
+  Panel<E> panel_at(std::int64_t j, int vectors) const {
+    return b_packed ? Panel<E>{b_packed + j * ld, vectors * lanes<E>} : b.in_place(j, first);
   }
 };
 
-/// Panels of op(B).
-template <class T>
-struct PanelsOf {
-  const T* data;
-  std::int64_t ld;
-  bool transposed;
-
-  Panel<Compute<T>> operator()(std::int64_t k, std::int64_t depth, std::int64_t j, int columns,
-                               std::int64_t rows) const {
-    using C = Compute<T>;
-    const int width = (columns + lanes<C> - 1) / lanes<C> * lanes<C>;
-    if constexpr (std::is_same_v<T, C>) {
-      // A copy pays from some dozen rows on.
-      if (!transposed && columns == width && rows <= 24) return {data + k * ld + j, ld};
-    }
-    C* to = scratch<C>(Scratch::panel, depth * width);
-    if (transposed) transpose_matrix(columns, depth, data + j * ld + k, ld, to, width);
-    else copy_matrix(depth, columns, data + k * ld + j, ld, to, width);
-    return {to, width};
+/// C[m, n] = A B, then `epilogue`, on this thread. Blocks of B stay in the second-level cache while all of A passes.
+template <class T, class Out>
+void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand<T>& b, Out* c, std::int64_t ldc,
+              const Epilogue<Compute<T>>& epilogue) {
+  using E = Element<T>;
+  using C = Compute<T>;
+  const std::int64_t k = a.depth(), block_k = block_of_k<E>(k, a.has_lines() ? 1 : 2);
+  const std::int64_t block_n = block_of_columns<E>(n, block_k);
+  // Sums that are not complete cannot wait in a C of another type.
+  C* sums = !std::is_same_v<Out, C> && block_k < k ? scratch<C>(Scratch::product, m * block_n) : nullptr;
+  const std::int64_t chunk = a.has_lines() ? m : packed_rows;
+  const int strip = rows_beside(vectors_of<E>(next_panel<E>(n)));
+  for (std::int64_t j = 0; j < n; j += block_n) {
+    std::int64_t p = 0;
+    do {
+      const std::int64_t depth = k - p < block_k ? k - p : block_k;
+      const bool last = p + depth == k;
+      Block<T> block{p, depth, strip, b.from(j), n - j < block_n ? n - j : block_n};
+      block.pack_b(m);
+      for (std::int64_t i = 0; i < m; i += chunk) {
+        block.pack_a(a.from(i), m - i < chunk ? m - i : chunk);
+        Epilogue<C> e{};
+        if (last) {
+          e = epilogue;
+          if (e.row_bias) e.row_bias += i;
+          if (e.column_bias) e.column_bias += j;
+        }
+        if constexpr (std::is_same_v<Out, C>) {
+          e.add = epilogue.add || p > 0;
+          block.multiply(c + i * ldc + j, ldc, e);
+        } else {
+          if (p > 0) e.partial = sums + i * block_n, e.ld_partial = block_n;
+          if (last) block.multiply(c + i * ldc + j, ldc, e);
+          else block.multiply(sums + i * block_n, block_n, e);
+        }
+      }
+      p += depth;
+    } while (p < k);
   }
-};
+}
 
 /// One product: pointers of one member of the batch, and the bias as numbers of C.
 template <class T, class Out>
 struct Product {
   using C = Compute<T>;
-  std::int64_t m, n, k;
-  RowsOf<T> a;
-  PanelsOf<T> b;
+  std::int64_t m, n;
+  Operand<T> a, b;
   Out* c;
   std::int64_t ldc;
   const C* bias;
   bool relu, accumulate;
 
   /// With few rows copying a transposed B costs more than it gives: C^T = B^T A^T copies A instead.
-  bool flipped() const { return m >= 12 && m < tall && b.transposed && !a.transposed && !accumulate; }
+  bool flipped() const { return m >= 12 && m < tall && b.along_k && a.along_k && !accumulate; }
 
   /// C's rows [i, i + rows) and columns [j, j + columns).
   void block(std::int64_t i, std::int64_t rows, std::int64_t j, std::int64_t columns) const {
     if (flipped()) return flipped_block(j, columns);
-    const RowsOf<T> from{a.data + i * (a.transposed ? 1 : a.ld), a.ld, a.transposed};
-    const PanelsOf<T> with{b.data + j * (b.transposed ? b.ld : 1), b.ld, b.transposed};
-    Out* to = c + i * ldc + j;
-    const C* bias_at = bias ? bias + j : nullptr;
-    if constexpr (std::is_same_v<Out, C>) {
-      multiply(rows, columns, k, a.packs() ? packed_rows : rows, from, with, to, ldc,
-               Epilogue<C>{accumulate, nullptr, bias_at, relu});
-    } else if (rows > packed_rows || columns > wide) {
-      for (std::int64_t y = 0; y < rows; y += packed_rows) {
-        for (std::int64_t x = 0; x < columns; x += wide) {
-          block(i + y, rows - y < packed_rows ? rows - y : packed_rows, j + x, columns - x < wide ? columns - x : wide);
-        }
-      }
-    } else {
-      C* product = scratch<C>(Scratch::product, rows * wide);
-      if (accumulate) copy_matrix(rows, columns, to, ldc, product, wide);
-      multiply(rows, columns, k, packed_rows, from, with, product, wide,
-               Epilogue<C>{accumulate, nullptr, bias_at, relu});
-      copy_matrix(rows, columns, product, wide, to, ldc);
+    if (!std::is_same_v<Out, C> && rows > converted_rows) {
+      block(i, converted_rows, j, columns);
+      return block(i + converted_rows, rows - converted_rows, j, columns);
     }
+    multiply(rows, columns, a.from(i), b.from(j), c + i * ldc + j, ldc,
+             Epilogue<C>{accumulate, nullptr, bias ? bias + j : nullptr, relu});
   }
 
   void flipped_block(std::int64_t j, std::int64_t columns) const {
     const std::int64_t ld = (m + lanes<C> - 1) / lanes<C> * lanes<C>;
-    const PanelsOf<T> with{a.data, a.ld, true};
-    C* product = scratch<C>(Scratch::product, packed_rows * ld);
-    for (const std::int64_t end = j + columns; j < end; j += packed_rows) {
-      const std::int64_t rows = end - j < packed_rows ? end - j : packed_rows;
-      multiply(rows, m, k, rows, RowsOf<T>{b.data + j * b.ld, b.ld, false}, with, product, ld,
-               Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
+    for (const std::int64_t end = j + columns; j < end; j += converted_rows) {
+      const std::int64_t rows = end - j < converted_rows ? end - j : converted_rows;
+      C* product = scratch<C>(Scratch::product, rows * ld);
+      multiply(rows, m, b.from(j), a, product, ld, Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
       transpose_matrix(rows, m, product, ld, c + j, ldc);
     }
   }
 
-  /// All of C, on as many threads as its size is worth.
+  /// All of C, on as many threads as its size is worth: in tall pieces, as each packs the columns of B that it needs.
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
-    if (!parallel) return block(0, m, 0, n);
-    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-    const bool by_rows = m >= tall;
-    const std::int64_t size = by_rows ? m : n, unit = by_rows || flipped() ? tile_rows : lanes<C>;
-    const std::int64_t units = (size + unit - 1) / unit;
-    parallel_for(units, grain_of(units, flops), [&](std::int64_t begin, std::int64_t end) {
-      const std::int64_t from = begin * unit, to = end * unit < size ? end * unit : size;
-      if (by_rows) block(from, to - from, 0, n);
-      else block(0, m, from, to - from);
+    const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
+    const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
+    if (threads == 1) return block(0, m, 0, n);
+    const std::int64_t down = m < tall ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
+    const std::int64_t units = (n + lanes<C> - 1) / lanes<C>;
+    const std::int64_t across = threads / down < units ? threads / down : units;
+    const auto cut = [](std::int64_t size, std::int64_t unit, std::int64_t parts, std::int64_t i) {
+      const std::int64_t at = (size + unit - 1) / unit * i / parts * unit;
+      return at < size ? at : size;
+    };
+    parallel_for(down * across, grain_of(down * across, flops), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t piece = begin; piece < end; ++piece) {
+        const std::int64_t y = piece / across, x = piece % across, unit = flipped() ? tile_rows : lanes<C>;
+        const std::int64_t i = cut(m, tile_rows, down, y), j = cut(n, unit, across, x);
+        block(i, cut(m, tile_rows, down, y + 1) - i, j, cut(n, unit, across, x + 1) - j);
+      }
     });
   }
 };
 
-/// y[i * ldy] = the dot product of x and row i of a matrix, for as many rows at a time as a vector has lanes.
+/// y[i * ldy + j] = the dot product of row i of one matrix and row j of another, which has few.
 template <class T, class Out>
 struct Dots {
   using C = Compute<T>;
+  static constexpr int most_columns = 5;  // at a time
+
   std::int64_t k;
   const T* rows;
   std::int64_t ld;
-  const C* x;
+  const C* columns;
+  std::int64_t ld_columns;
   Out* y;
   std::int64_t ldy;
   const C* bias;
-  std::int64_t bias_step;
+  bool bias_of_row;
   bool relu, accumulate;
 
-  void run(std::int64_t begin, std::int64_t end) const {
-    constexpr int n = lanes<C>, at_once = n < 8 ? n : 8;
+  void run(std::int64_t begin, std::int64_t end, int count) const {
+    for (int j = 0; j < count;) {
+      const int some = next_tile(count - j, most_columns);
+      run_columns(begin, end, j, some);
+      j += some;
+    }
+  }
+
+ private:
+  template <int Columns = 1>
+  void run_columns(std::int64_t begin, std::int64_t end, int first, int count) const {
+    if constexpr (Columns < most_columns) {
+      if (count > Columns) return run_columns<Columns + 1>(begin, end, first, count);
+    }
+    constexpr int n = lanes<C>, at_once = Columns > n / 2 ? 1 : Columns > 1 || n < 8 ? n / Columns : 8;
+    constexpr int sums = (at_once * Columns + n - 1) / n * n;
+    const C* with = columns + first * ld_columns;
     for (std::int64_t i = begin; i < end; i += at_once) {
       const int some = end - i < at_once ? static_cast<int>(end - i) : at_once;
       const T* row[at_once];
       for (int r = 0; r < at_once; ++r) row[r] = rows + (i + (r < some ? r : 0)) * ld;
-      Vector<C> sum[n] = {};
-      std::int64_t p = 0;
-      for (; p + n <= k; p += n) {
-        const Vector<C> with = load_vector(x + p);
+      Vector<C> sum[sums] = {};
+      const auto add = [&](std::int64_t p, int steps) __attribute__((always_inline)) {
+        Vector<C> factor[Columns];
 #pragma GCC unroll 8
-        for (int r = 0; r < at_once; ++r) sum[r] += load_vector(row[r] + p) * with;
+        for (int j = 0; j < Columns; ++j) factor[j] = load_first(with + j * ld_columns + p, steps);
+#pragma GCC unroll 16
+        for (int r = 0; r < at_once; ++r) {
+          const Vector<C> x = load_first(row[r] + p, steps);
+#pragma GCC unroll 8
+          for (int j = 0; j < Columns; ++j) sum[r * Columns + j] += x * factor[j];
+        }
+      };
+      std::int64_t p = 0;
+      for (; p + n <= k; p += n) add(p, n);
+      if (p < k) add(p, static_cast<int>(k - p));
+      C total[sums];
+      for (int part = 0; part < sums; part += n) {
+        transpose<C>(sum + part);
+        for (int step = n / 2; step > 0; step /= 2) {
+          for (int s = 0; s < step; ++s) sum[part + s] += sum[part + s + step];
+        }
+        store_vector(total + part, sum[part]);
       }
-      if (p < k) {
-        const int rest = static_cast<int>(k - p);
-        const Vector<C> with = load_first(x + p, rest);
-        for (int r = 0; r < at_once; ++r) sum[r] += load_first(row[r] + p, rest) * with;
+      for (int r = 0; r < some; ++r) {
+        for (int j = 0; j < Columns; ++j) finish(i + r, first + j, total[r * Columns + j]);
       }
-      transpose<C>(sum);
-      for (int step = n / 2; step > 0; step /= 2) {
-        for (int s = 0; s < step; ++s) sum[s] += sum[s + step];
-      }
-      C total[n];
-      store_vector(total, sum[0]);
-      for (int r = 0; r < some; ++r) finish(i + r, total[r]);
     }
   }
 
-  void finish(std::int64_t i, C sum) const {
-    if (accumulate) sum += load(y[i * ldy]);
-    if (bias) sum += bias[i * bias_step];
+  void finish(std::int64_t i, int j, C sum) const {
+    Out& to = y[i * ldy + j];
+    if (accumulate) sum += load(to);
+    if (bias) sum += bias[bias_of_row ? i : j];
     if (relu && sum < C(0)) sum = C(0);
-    y[i * ldy] = store<Out>(sum);
+    to = store<Out>(sum);
+  }
+};
+
+/// C = (or +=) the products of each of m numbers and each of n: a sum over k of one term.
+template <class Out>
+struct Outer {
+  using C = Compute<Out>;
+  const C *a, *b;
+  std::int64_t n;
+  Out* c;
+  std::int64_t ldc;
+  bool accumulate;
+
+  void run(std::int64_t begin, std::int64_t end) const {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const auto row = [&](std::int64_t, std::int64_t j, int some) {
+        const Vector<C> products = load_first(b + j, some) * a[i];
+        return accumulate ? products + load_first(c + i * ldc + j, some) : products;
+      };
+      copy_loaded(1, n, row, c + i * ldc, 0);
+    }
   }
 };
 
@@ -193,23 +315,30 @@ void run_gemm(const Gemm& g) {
     const T* a = static_cast<const T*>(g.a) + i * g.stride_a;
     const T* b = static_cast<const T*>(g.b) + i * g.stride_b;
     Out* c = static_cast<Out*>(g.c) + i * g.stride_c;
-    const bool row_dots = g.m == 1 && g.trans_b, column_dots = g.n == 1 && !g.trans_a;
-    if (row_dots || column_dots) {
-      const std::int64_t count = row_dots ? g.n : g.m;
+    const bool row_dots = g.m == 1 && g.trans_b;
+    const bool few_columns = std::is_same_v<T, Compute<T>> && g.trans_b && g.n <= 10 && g.k >= 128;
+    if (row_dots || (!g.trans_a && (g.n == 1 || few_columns))) {
+      const std::int64_t count = row_dots ? g.n : g.m, columns = row_dots ? 1 : g.n;
       const Compute<T>* x = row_dots ? dense(a, g.k, g.trans_a ? g.lda : 1, Scratch::rows)
                                      : dense(b, g.k, g.trans_b ? 1 : g.ldb, Scratch::rows);
       const Dots<T, Out> dots{
-          g.k,  row_dots ? b : a, row_dots ? g.ldb : g.lda, x, c, row_dots ? 1 : g.ldc, bias_c, row_dots ? 1 : 0,
+          g.k,  row_dots ? b : a, row_dots ? g.ldb : g.lda, x, g.ldb, c, row_dots ? 1 : g.ldc, bias_c, row_dots,
           relu, g.accumulate};
-      const double flops = 2.0 * static_cast<double>(count) * static_cast<double>(g.k);
+      const double flops = 2.0 * static_cast<double>(count * columns) * static_cast<double>(g.k);
       parallel_for(count, parallel ? grain_of(count, flops) : count,
-                   [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end); });
+                   [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end, static_cast<int>(columns)); });
+    } else if (g.k == 1 && !bias && !relu) {
+      const Outer<Out> outer{dense(a, g.m, g.trans_a ? 1 : g.lda, Scratch::rows),
+                             dense(b, g.n, g.trans_b ? g.ldb : 1, Scratch::panel),
+                             g.n,
+                             c,
+                             g.ldc,
+                             g.accumulate};
+      parallel_for(g.m, parallel ? grain_of(g.m, 2.0 * static_cast<double>(g.m * g.n)) : g.m,
+                   [&](std::int64_t begin, std::int64_t end) { outer.run(begin, end); });
     } else {
-      // A single row or column is the same transposed, if its distances say so.
-      const bool outer = g.k == 1;
-      const RowsOf<T> rows{a, outer && g.trans_a ? 1 : g.lda, g.trans_a && !outer};
-      const PanelsOf<T> panels{b, g.ldb, g.trans_b && !(outer && g.ldb == 1)};
-      Product<T, Out>{g.m, g.n, g.k, rows, panels, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
+      const Operand<T> rows{a, g.lda, !g.trans_a, g.k}, columns{b, g.ldb, g.trans_b, g.k};
+      Product<T, Out>{g.m, g.n, rows, columns, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
     }
   };
   if (g.batch >= num_threads() && g.batch > 1) {

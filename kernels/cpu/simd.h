@@ -78,17 +78,22 @@ ANNEAL_HD Vector<Compute<T>> load_vector(const T* from) {
   }
 }
 
-/// The inverse: rounds to nearest, ties to even.
+/// The inverse: rounds to nearest, ties to even. Subnormal numbers may become zero, as they do in kernels.
 template <class T>
 ANNEAL_HD void store_vector(T* to, Vector<Compute<T>> v) {
   if constexpr (std::is_same_v<T, Compute<T>>) {
     __builtin_memcpy(to, &v, sizeof v);
   } else if constexpr (std::is_same_v<T, bf16>) {
+#if defined(__AVX512BF16__)
+    const __m256bh bits = _mm512_cvtneps_pbh(__builtin_bit_cast(__m512, v));
+    __builtin_memcpy(to, &bits, sizeof bits);
+#else
     const auto u = __builtin_bit_cast(Vector<std::uint32_t>, v);
     const auto nan = __builtin_bit_cast(Vector<std::uint32_t>, v != v);
     const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
     const HalfBits bits = __builtin_convertvector((rounded & ~nan) | (((u >> 16) | 0x40u) & nan), HalfBits);
     __builtin_memcpy(to, &bits, sizeof bits);
+#endif
   } else {
 #if defined(__AVX512F__)
     const __m256i bits = _mm512_maskz_cvtps_ph(all_lanes, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT);

@@ -1,6 +1,7 @@
 // Convolutions as matrix products over patches of images, which are never stored as a matrix. A convolution is a
 // `Correlation`; its input gradient is several, one for each place that a pixel can have in the grid of the stride, of
 // dy and of those taps of the weight that meet the pixel there.
+#include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/gemm.h"
 #include "anneal/kernels/cpu/level.h"
 #include "anneal/kernels/parallel.h"
@@ -396,6 +397,7 @@ const Compute<T>* flipped(const ConvShape& s, const Phase& h, const Phase& w, co
 
 template <>
 void run(const Conv2d& a) {
+  if (run_winograd(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
     const Windows windows = windows_of(s);
@@ -417,6 +419,7 @@ void run(const Conv2d& a) {
 
 template <>
 void run(const Conv2dInputGrad& a) {
+  if (run_winograd(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
     for (std::int64_t i = 0; i < s.stride_h && i < s.h; ++i) {

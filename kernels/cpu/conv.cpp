@@ -447,6 +447,7 @@ void run(const Conv2dInputGrad& a) {
 
 template <>
 void run(const Conv2dWeightGrad& a) {
+  if (run_winograd(a)) return;
   visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     const ConvShape& s = a.shape;
     WeightGrad<T, Out>{windows_of(s),

@@ -10,6 +10,7 @@ namespace kernels::cpu::ANNEAL_LEVEL {
 
 bool run_winograd(const Conv2d& a);
 bool run_winograd(const Conv2dInputGrad& a);
+bool run_winograd(const Conv2dWeightGrad& a);
 
 }  // namespace kernels::cpu::ANNEAL_LEVEL
 }  // namespace v0

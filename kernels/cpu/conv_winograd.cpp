@@ -69,24 +69,12 @@ struct Winograd {
     const std::int64_t first = vectors() * index / panels() * n, end = vectors() * (index + 1) / panels() * n;
     const std::int64_t tiles = (end < grid.tiles() ? end : grid.tiles()) - first;
     const std::int64_t strip = first / grid.columns, last_strip = (first + tiles - 1) / grid.columns;
-    const std::int64_t width = grid.strip_width(), staged = (last_strip + 1 - strip) * 6 * width + n;
-    float* strips = scratch<float>(Scratch::image, staged);
-    __builtin_memset(strips, 0, static_cast<std::size_t>(staged) * sizeof(float));
-    std::int32_t offset[panel_tiles];
-    bool dense = true;
-    for (int i = 0; i < end - first; ++i) {
-      const std::int64_t at = i / n * n + tile_of_lane(i % n), tile = first + (at < tiles ? at : tiles - 1);
-      offset[i] = static_cast<std::int32_t>((tile / grid.columns - strip) * 6 * width + tile % grid.columns * 4);
-      if (i % n >= 4) dense = dense && offset[i] == offset[i - 4] + 4;
-    }
+    float* strips = zero_strips((last_strip + 1 - strip) * 6 * grid.strip_width());
+    const TileOffsets at(grid, 6, first, tiles);
     float* data = scratch<float>(Scratch::panel, wino_planes * input_plane());
     for (std::int64_t c = 0; c < c_in; ++c) {
       grid.template stage<6>(x + c * grid.h * grid.w, c_in * grid.h * grid.w, strip, last_strip + 1, strips);
-      for (std::int64_t i = 0; i < end - first; i += n) {
-        float* to = data + c * panel_tiles + i;
-        if (dense) transform_patches<true>(strips, offset + i, width, to, input_plane());
-        else transform_patches<false>(strips, offset + i, width, to, input_plane());
-      }
+      transform_tiles<PatchTransform>(strips, at, grid.strip_width(), tiles, data + c * panel_tiles, input_plane());
     }
     return {index, first, tiles, data};
   }
@@ -98,13 +86,9 @@ struct Winograd {
       const int some = c_in - c < n ? static_cast<int>(c_in - c) : n;
       for (std::int64_t r = 0; r < rows; ++r) {
         const T* from = weight + (row + r) * stride_out + c * stride_in;
-        alignas(64) float taps[9][n];
-        for (int l = 0; l < n; ++l) {
-          const T* window = from + (l < some ? l : some - 1) * stride_in;
-          for (int t = 0; t < 9; ++t) taps[flipped ? 8 - t : t][l] = load(window[t]);
-        }
-        V g[9], half[18];
-        for (int t = 0; t < 9; ++t) g[t] = load_vector(taps[t]);
+        V taps[9], g[9], half[18];
+        load_windows(from, stride_in, some, taps);
+        for (int t = 0; t < 9; ++t) g[flipped ? 8 - t : t] = taps[t];
         for (int j = 0; j < 3; ++j) wino_weights(g + j, 3, half + j, 3);
         for (int i = 0; i < 6; ++i) {
           V all[6];
@@ -195,16 +179,11 @@ struct Winograd {
   }
 };
 
-bool suits(const ConvShape& s) {
-  return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
-         s.dilation_w == 1 && s.groups == 1 && s.c_in >= 16 && s.c_out >= 16 && s.n > 0;
-}
-
 }  // namespace
 
 bool run_winograd(const Conv2d& a) {
   const ConvShape& s = a.shape;
-  if (!suits(s) || a.dtype == DType::f64) return false;
+  if (!suits_winograd(s) || a.dtype == DType::f64) return false;
   visit_floating(a.dtype, [&]<class T>() {
     if constexpr (std::is_same_v<Compute<T>, float>) {
       const TileGrid grid{s.n, s.h, s.w, s.padding_h, s.padding_w, (s.out_h() + 3) / 4, (s.out_w() + 3) / 4};
@@ -229,7 +208,7 @@ bool run_winograd(const Conv2d& a) {
 
 bool run_winograd(const Conv2dInputGrad& a) {
   const ConvShape& s = a.shape;
-  if (!suits(s) || a.dtype == DType::f64) return false;
+  if (!suits_winograd(s) || a.dtype == DType::f64) return false;
   visit_floating(a.dtype, [&]<class T>() {
     if constexpr (std::is_same_v<Compute<T>, float>) {
       const TileGrid grid{s.n, s.out_h(), s.out_w(), 2 - s.padding_h, 2 - s.padding_w, (s.h + 3) / 4, (s.w + 3) / 4};

@@ -10,8 +10,7 @@ namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
 using V = Vector<float>;
-constexpr int n = lanes<float>, panel_tiles = tile_columns<float>;
-constexpr std::int64_t block_rows = 24;  // output channels at a time
+constexpr int n = lanes<float>;
 
 template <class T>
 struct Winograd {
@@ -28,12 +27,15 @@ struct Winograd {
 
   std::int64_t vectors() const { return (grid.tiles() + n - 1) / n; }
   std::int64_t panels() const { return (vectors() + tile_vectors - 1) / tile_vectors; }
-  std::int64_t blocks() const { return (c_out + block_rows - 1) / block_rows; }
+  /// Output channels at a time: fewer where their weights would leave no room in the second-level cache.
+  std::int64_t block_rows() const { return c_in <= 256 ? 24 : 12; }
+  std::int64_t panel_tiles() const { return (panels() > 1 ? tile_vectors : vectors()) * n; }
+  std::int64_t blocks() const { return (c_out + block_rows() - 1) / block_rows(); }
   std::int64_t weight_ld() const { return (c_in + n - 1) / n * n; }
   // Planes at multiples of 4 KB would share few cache sets.
-  std::int64_t weight_plane() const { return block_rows * weight_ld() + n; }
-  std::int64_t input_plane() const { return c_in * panel_tiles + n; }
-  static constexpr std::int64_t product_plane = block_rows * panel_tiles + n;
+  std::int64_t weight_plane() const { return block_rows() * weight_ld() + n; }
+  std::int64_t input_plane() const { return c_in * panel_tiles() + n; }
+  std::int64_t product_plane() const { return block_rows() * panel_tiles() + n; }
 
   void run() const {
     const std::int64_t block_size = wino_planes * weight_plane(), count = panels() * blocks();
@@ -59,7 +61,7 @@ struct Winograd {
     });
   }
 
-  /// A panel's tiles and their transform, [planes, c_in, panel_tiles].
+  /// A panel's tiles and their transform, [planes, c_in, tiles].
   struct Input {
     std::int64_t index = -1, first = 0, tiles = 0;
     const float* data = nullptr;
@@ -74,14 +76,14 @@ struct Winograd {
     float* data = scratch<float>(Scratch::panel, wino_planes * input_plane());
     for (std::int64_t c = 0; c < c_in; ++c) {
       grid.template stage<6>(x + c * grid.h * grid.w, c_in * grid.h * grid.w, strip, last_strip + 1, strips);
-      transform_tiles<PatchTransform>(strips, at, grid.strip_width(), tiles, data + c * panel_tiles, input_plane());
+      transform_tiles<PatchTransform>(strips, at, grid.strip_width(), tiles, data + c * panel_tiles(), input_plane());
     }
     return {index, first, tiles, data};
   }
 
-  /// A block's weights as [planes, block_rows, weight_ld].
+  /// A block's weights as [planes, rows, c_in].
   void transform_weights(std::int64_t block, float* to) const {
-    const std::int64_t row = block * block_rows, rows = c_out - row < block_rows ? c_out - row : block_rows;
+    const std::int64_t row = block * block_rows(), rows = c_out - row < block_rows() ? c_out - row : block_rows();
     for (std::int64_t c = 0; c < c_in; c += n) {
       const int some = c_in - c < n ? static_cast<int>(c_in - c) : n;
       for (std::int64_t r = 0; r < rows; ++r) {
@@ -100,21 +102,21 @@ struct Winograd {
   }
 
   void multiply(const Input& input, std::int64_t block, const float* weights) const {
-    const std::int64_t row = block * block_rows, rows = c_out - row < block_rows ? c_out - row : block_rows;
+    const std::int64_t row = block * block_rows(), rows = c_out - row < block_rows() ? c_out - row : block_rows();
     const int columns = static_cast<int>((input.tiles + n - 1) / n * n);
-    float* product = scratch<float>(Scratch::product, wino_planes * product_plane);
+    float* product = scratch<float>(Scratch::product, wino_planes * product_plane());
     for (int p = 0; p < wino_planes; ++p) {
       const float* u = weights + p * weight_plane();
       strips(
           rows, columns, c_in, [&](std::int64_t i) { return u + i * weight_ld(); }, Dense{},
-          Panel<float>{input.data + p * input_plane(), panel_tiles}, product + p * product_plane, panel_tiles,
+          Panel<float>{input.data + p * input_plane(), panel_tiles()}, product + p * product_plane(), panel_tiles(),
           Epilogue<float>{});
     }
     for (std::int64_t i = 0; i < input.tiles; i += n) {
       const int some = input.tiles - i < n ? static_cast<int>(input.tiles - i) : n;
       const TilePositions at(*this, input.first + i, some);
       for (std::int64_t r = 0; r < rows; ++r) {
-        transform_output(product + r * panel_tiles + i, bias ? load(bias[row + r]) : 0.0f, at, some,
+        transform_output(product + r * panel_tiles() + i, bias ? load(bias[row + r]) : 0.0f, at, some,
                          y + (row + r) * out_h * out_w);
       }
     }
@@ -124,27 +126,34 @@ struct Winograd {
   struct TilePositions {
     std::int64_t offset[n];
     int rows[n], columns[n];
-    bool dense;
+    /// Pixels side by side of the tiles of a vector of pixels, 0 if they are not.
+    int run[4] = {};
 
-    TilePositions(const Winograd& w, std::int64_t first, int some) : dense(some == n) {
+    TilePositions(const Winograd& w, std::int64_t first, int some) {
       for (int l = 0; l < some; ++l) {
         const std::int64_t tile = first + l, j = tile % w.grid.columns * 4, row = tile / w.grid.columns;
         const std::int64_t i = row % w.grid.rows * 4;
         offset[l] = (row / w.grid.rows * w.c_out * w.out_h + i) * w.out_w + j;
         rows[l] = static_cast<int>(w.out_h - i < 4 ? w.out_h - i : 4);
         columns[l] = static_cast<int>(w.out_w - j < 4 ? w.out_w - j : 4);
-        dense = dense && rows[l] == 4 && columns[l] == 4 && (l % (n / 4) == 0 || offset[l] == offset[l - 1] + 4);
+        const int begin = l / (n / 4) * (n / 4), before = (l - begin) * 4;
+        if (l == begin || (run[l / (n / 4)] == before && offset[l] == offset[begin] + before)) {
+          run[l / (n / 4)] = before + columns[l];
+        } else {
+          run[l / (n / 4)] = 0;
+        }
       }
     }
   };
 
   void transform_output(const float* from, float add, const TilePositions& at, int some, T* channel) const {
+    const std::int64_t plane = product_plane();
     V half[24];
 #pragma GCC unroll 6
     for (int j = 0; j < 6; ++j) {
       V column[6];
 #pragma GCC unroll 6
-      for (int i = 0; i < 6; ++i) column[i] = load_vector(from + (i * 6 + j) * product_plane);
+      for (int i = 0; i < 6; ++i) column[i] = load_vector(from + (i * 6 + j) * plane);
       wino_pixels(column, 1, half + j, 6);
     }
 #pragma GCC unroll 4
@@ -159,9 +168,9 @@ struct Winograd {
       transpose_blocks(pixel);
       for (int j = 0; j < 4; ++j) {
         const int tile = j * (n / 4);
-        if (at.dense) {
-          store_vector(channel + at.offset[tile] + i * out_w, pixel[j]);
-        } else {
+        if (at.run[j] > 0) {
+          if (i < at.rows[tile]) store_first(channel + at.offset[tile] + i * out_w, pixel[j], at.run[j]);
+        } else if (tile < some) {
           T part[n];
           store_vector(part, pixel[j]);
           for (int l = tile; l < tile + n / 4 && l < some; ++l) {

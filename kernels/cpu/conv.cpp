@@ -147,18 +147,24 @@ struct Correlation {
       }
       C* product = scratch<C>(Scratch::product, planes * tile_columns<C>);
       multiply(planes, columns, taps, planes, rows, patches, product, tile_columns<C>, epilogue);
-      for_parts(from, from + columns, windows.out_w, [&](std::int64_t row, std::int64_t begin, std::int64_t end) {
-        const std::int64_t pixel = row * windows.out_w + begin;
-        spread(end - begin, product + pixel - from, at(group, first, pixel));
-      });
+      spread(patches, product, group, first, from);
     }
   }
 
-  /// y's part of a row, in all planes.
-  void spread(std::int64_t n, const C* from, T* to) const {
-    if (grid.column == 1) return copy_matrix(planes, n, from, tile_columns<C>, to, grid.plane);
-    for (std::int64_t p = 0; p < planes; ++p, from += tile_columns<C>, to += grid.plane) {
-      for (std::int64_t i = 0; i < n; ++i) to[i * grid.column] = store<T>(from[i]);
+  /// A panel of pixels, in all planes.
+  void spread(const Patches<C>& patches, const C* from, std::int64_t group, std::int64_t first,
+              std::int64_t pixel) const {
+    T* to[tile_columns<C>];
+    for (int r = 0; r < patches.runs; ++r) to[r] = at(group, first, pixel + patches.run[r].to);
+    for (std::int64_t p = 0; p < planes; ++p, from += tile_columns<C>) {
+      for (int r = 0; r < patches.runs; ++r) {
+        const C* run = from + patches.run[r].to;
+        T* row = to[r] + p * grid.plane;
+        const int length = patches.run[r].length;
+        if (grid.column == 1) copy_matrix(1, length, run, 0, row, 0);
+        else
+          for (int i = 0; i < length; ++i) row[i * grid.column] = store<T>(run[i]);
+      }
     }
   }
 
@@ -212,13 +218,18 @@ const Compute<T>* flipped(const ConvShape& s, const Phase& h, const Phase& w, co
   auto* to = scratch<Compute<T>>(Scratch::weight, count * c_out * taps);
   parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * c_out * taps)),
                [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t i = begin; i < end; ++i) {
-                   const T* from = weight + (i / c_in * c_out * c_in + i % c_in) * kernel;
-                   auto* row = to + i * c_out * taps;
-                   for (std::int64_t o = 0; o < c_out; ++o, from += c_in * kernel) {
-                     for (std::int64_t r = 0; r < h.taps; ++r) {
-                       const T* line = from + (h.last - r * h.step) * s.kernel_w + w.last;
-                       for (std::int64_t q = 0; q < w.taps; ++q) *row++ = load(line[-q * w.step]);
+                 // A few output channels at a time: their weights for the next input are in lines already read.
+                 constexpr std::int64_t at_once = 16;
+                 for (std::int64_t o = 0; o < c_out; o += at_once) {
+                   const std::int64_t some = c_out - o < at_once ? c_out - o : at_once;
+                   for (std::int64_t i = begin; i < end; ++i) {
+                     const T* from = weight + ((i / c_in * c_out + o) * c_in + i % c_in) * kernel;
+                     auto* row = to + (i * c_out + o) * taps;
+                     for (std::int64_t k = 0; k < some; ++k, from += c_in * kernel) {
+                       for (std::int64_t r = 0; r < h.taps; ++r) {
+                         const T* line = from + (h.last - r * h.step) * s.kernel_w + w.last;
+                         for (std::int64_t q = 0; q < w.taps; ++q) *row++ = load(line[-q * w.step]);
+                       }
                      }
                    }
                  }

@@ -12,7 +12,7 @@ namespace kernels::cpu::ANNEAL_LEVEL {
 
 /// Whether few enough outputs share a group's pixels.
 ANNEAL_HD bool is_narrow(const Windows& windows, std::int64_t planes) {
-  return planes <= 2 && (windows.frame.planes == 1 || windows.stride_w == 1);
+  return planes <= 4 && (windows.frame.planes == 1 || windows.stride_w == 1);
 }
 
 /// A thread's frame for one image of one group.

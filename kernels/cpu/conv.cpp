@@ -266,13 +266,17 @@ void run(const Conv2dInputGrad& a) {
   if (run_winograd(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
-    for (std::int64_t i = 0; i < s.stride_h && i < s.h; ++i) {
-      for (std::int64_t j = 0; j < s.stride_w && j < s.w; ++j) {
-        const Phase h(i, s.h, s.kernel_h, s.stride_h, s.padding_h, s.dilation_h);
-        const Phase w(j, s.w, s.kernel_w, s.stride_w, s.padding_w, s.dilation_w);
-        const Frame frame{s.c_out / s.groups, s.out_h(), s.out_w(), h.top, w.top, h.frame(), w.frame()};
+    // One pass over a depthwise dx is worth products with the zeros between dy's pixels.
+    const bool spread = s.groups == s.c_in && s.c_out == s.c_in && s.stride_h * s.stride_w <= 4;
+    const std::int64_t step_h = spread ? s.stride_h : 1, step_w = spread ? s.stride_w : 1;
+    const std::int64_t stride_h = s.stride_h / step_h, stride_w = s.stride_w / step_w;
+    for (std::int64_t i = 0; i < stride_h && i < s.h; ++i) {
+      for (std::int64_t j = 0; j < stride_w && j < s.w; ++j) {
+        const Phase h(i, s.h, s.kernel_h, stride_h, s.padding_h, s.dilation_h);
+        const Phase w(j, s.w, s.kernel_w, stride_w, s.padding_w, s.dilation_w);
+        const Frame frame{s.c_out / s.groups, s.out_h(), s.out_w(), h.top, w.top, h.frame(), w.frame(), step_h, step_w};
         const Windows windows{frame, h.taps, w.taps, h.dilation, w.dilation, 1, 1, h.size, w.size};
-        const Grid grid{i * s.w + j, s.stride_h * s.w, s.stride_w, s.h * s.w};
+        const Grid grid{i * s.w + j, stride_h * s.w, stride_w, s.h * s.w};
         Correlation<T>{windows,
                        grid,
                        s.n,

@@ -60,19 +60,15 @@ struct WeightGrad {
       if (begin == end) return;
       const Frame& frame = windows.frame;
       const Line<C> line(windows);
+      const Frame lined{1,           windows.out_h,    windows.out_w,   0, 0, frame.height,
+                        frame.width, windows.stride_h, windows.stride_w};
       C* spread = Line<C>::zeros(Scratch::rows, line.length + lanes<C>);
       C* sum = scratch<C>(Scratch::product, taps + 9);
       for (; begin < end; ++begin) {
         for (std::int64_t i = 0; i < taps + 9; ++i) sum[i] = 0;
         for (std::int64_t image = 0; image < images; ++image) {
           frame.fill(x + (image * groups + begin / planes) * frame.planes * frame.h * frame.w, line.frame);
-          const T* from = dy + (image * rows + begin) * pixels;
-          for (std::int64_t i = 0; i < windows.out_h; ++i, from += windows.out_w) {
-            C* to = spread + i * windows.stride_h * frame.width;
-            if (windows.stride_w == 1) copy_matrix(1, windows.out_w, from, 0, to, 0);
-            else
-              for (std::int64_t j = 0; j < windows.out_w; ++j) to[j * windows.stride_w] = load(from[j]);
-          }
+          lined.fill(dy + (image * rows + begin) * pixels, spread);
           for (std::int64_t i = 0; i < taps; i += 9) dot_lines(spread, line.frame, line.tap + i, line.length, sum + i);
         }
         Out* to = dweight + begin * taps;

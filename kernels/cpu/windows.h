@@ -9,22 +9,37 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 
 /// Where images lie in frames of zeros, so that no window needs to look for their edges: source pixel (y, x) is at
-/// (top + y, left + x) of its frame, or left out when that is outside.
+/// (top + y * step_h, left + x * step_w) of its frame, or left out when that is outside.
 struct Frame {
-  std::int64_t planes, h, w, top, left, height, width;
+  std::int64_t planes, h, w, top, left, height, width, step_h = 1, step_w = 1;
 
   std::int64_t size() const { return planes * height * width; }
 
   /// Writes one image's pixels into a frame that has zeros elsewhere.
   template <class T>
   void fill(const T* image, Compute<T>* frame) const {
-    const std::int64_t y0 = top < 0 ? -top : 0, y1 = h < height - top ? h : height - top;
-    const std::int64_t x0 = left < 0 ? -left : 0, x1 = w < width - left ? w : width - left;
+    const std::int64_t y0 = first(top, step_h), y1 = end(top, step_h, h, height);
+    const std::int64_t x0 = first(left, step_w), x1 = end(left, step_w, w, width);
     if (y0 >= y1 || x0 >= x1) return;
     for (std::int64_t p = 0; p < planes; ++p) {
-      copy_matrix(y1 - y0, x1 - x0, image + (p * h + y0) * w + x0, w,
-                  frame + (p * height + top + y0) * width + left + x0, width);
+      const T* from = image + (p * h + y0) * w + x0;
+      Compute<T>* to = frame + (p * height + top + y0 * step_h) * width + left + x0 * step_w;
+      if (step_w == 1) {
+        copy_matrix(y1 - y0, x1 - x0, from, w, to, step_h * width);
+      } else {
+        for (std::int64_t y = y0; y < y1; ++y, from += w, to += step_h * width) {
+          for (std::int64_t x = 0; x < x1 - x0; ++x) to[x * step_w] = load(from[x]);
+        }
+      }
     }
+  }
+
+ private:
+  /// The pixels of one dimension that are inside the frame.
+  static std::int64_t first(std::int64_t begin, std::int64_t step) { return begin < 0 ? (step - 1 - begin) / step : 0; }
+  static std::int64_t end(std::int64_t begin, std::int64_t step, std::int64_t n, std::int64_t size) {
+    const std::int64_t room = size - begin <= 0 ? 0 : (size - begin + step - 1) / step;
+    return n < room ? n : room;
   }
 };
 

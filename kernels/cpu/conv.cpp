@@ -111,7 +111,13 @@ struct Correlation {
                      [&](std::int64_t image, std::int64_t plane, std::int64_t i, C* row) {
                        constexpr int n = lanes<C>;
                        T* to = y + (image * groups * planes + plane) * grid.plane + grid.begin + i * grid.row;
-                       if (windows.stride_w > 1) {
+                       if (windows.stride_w == 2) {
+                         for (std::int64_t j = 0; j < windows.out_w; j += n) {
+                           const Vector<C> a = load_vector(row + 2 * j), b = load_vector(row + 2 * j + n);
+                           const std::int64_t left = windows.out_w - j;  // the next row may begin right after
+                           store_first(row + j, every_other<C>(a, b), left < n ? static_cast<int>(left) : n);
+                         }
+                       } else if (windows.stride_w > 2) {
                          for (std::int64_t j = 1; j < windows.out_w; ++j) row[j] = row[j * windows.stride_w];
                        }
                        for (std::int64_t j = 0; relu && j < windows.out_w; j += n) {

@@ -39,25 +39,33 @@ struct Line {
   }
 };
 
-/// to[i] = start + the sum over taps of weight[tap] * from[i + distance[tap]], for whole blocks from `begin` on.
+/// to[i] = start + the sum over taps of weight[tap] * from[i + distance[tap]], for a block of vectors.
+template <int Vectors, class C>
+ANNEAL_HD void correlate_block(const C* from, const std::int32_t* distance, const C* weight, std::int64_t taps, C start,
+                               C* to) {
+  constexpr int n = lanes<C>;
+  Vector<C> sum[Vectors];
+#pragma GCC unroll 8
+  for (int j = 0; j < Vectors; ++j) sum[j] = splat(start);
+#pragma GCC unroll 1
+  for (std::int64_t t = 0; t < taps; ++t) {
+    const C* at = from + distance[t];
+    const C w = weight[t];
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) sum[j] += load_vector(at + j * n) * w;
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < Vectors; ++j) store_vector(to + j * n, sum[j]);
+}
+/// The same for whole blocks that cover [begin, end).
 template <class C>
 void correlate_line(const C* from, const std::int32_t* distance, const C* weight, std::int64_t taps, C start,
                     std::int64_t begin, std::int64_t end, C* to) {
   constexpr int n = lanes<C>;
-  for (; begin < end; begin += 8 * n) {
-    Vector<C> sum[8];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) sum[j] = splat(start);
-#pragma GCC unroll 1
-    for (std::int64_t t = 0; t < taps; ++t) {
-      const C* at = from + begin + distance[t];
-      const C w = weight[t];
-#pragma GCC unroll 8
-      for (int j = 0; j < 8; ++j) sum[j] += load_vector(at + j * n) * w;
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) store_vector(to + begin + j * n, sum[j]);
+  for (; end - begin > 4 * n; begin += 8 * n) {
+    correlate_block<8>(from + begin, distance, weight, taps, start, to + begin);
   }
+  for (; begin < end; begin += 2 * n) correlate_block<2>(from + begin, distance, weight, taps, start, to + begin);
 }
 
 /// The dot products of dy's line with x's at nine distances: to[0..9) += them.

@@ -161,8 +161,10 @@ INSTANTIATE_TEST_SUITE_P(Kernels, ConvShapes,
                                          ConvShape{2, 3, 6, 6, 3, 3, 3, 1, 1, 4, 3, 1, 1, 1},    // padding above kernel
                                          ConvShape{1, 8, 9, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 8},    // depthwise
                                          ConvShape{2, 4, 10, 11, 8, 5, 3, 2, 2, 2, 1, 1, 1, 4},  // 2 outputs a plane
-                                         ConvShape{2, 6, 9, 8, 6, 7, 7, 1, 1, 3, 3, 1, 1, 6},    // a wide window
-                                         ConvShape{3, 6, 5, 7, 1, 3, 3, 1, 1, 1, 1, 2, 1, 1},    // one output
+                                         ConvShape{2, 4, 9, 9, 4, 3, 3, 1, 2, 1, 1, 1, 1,
+                                                   4},  // strided in one direction
+                                         ConvShape{2, 6, 9, 8, 6, 7, 7, 1, 1, 3, 3, 1, 1, 6},      // a wide window
+                                         ConvShape{3, 6, 5, 7, 1, 3, 3, 1, 1, 1, 1, 2, 1, 1},      // one output
                                          ConvShape{2, 16, 1, 40, 20, 1, 3, 1, 2, 0, 1, 1, 1, 1},   // one row
                                          ConvShape{2, 4, 10, 10, 12, 3, 3, 2, 2, 1, 1, 1, 1, 4},   // 3 outputs a plane
                                          ConvShape{40, 2, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // many small images

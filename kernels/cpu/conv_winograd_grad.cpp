@@ -23,7 +23,7 @@ struct WinogradWeightGrad {
   bool accumulate;
 
   // One part's tiles are one chunk, so that x is transformed once however many blocks of channels there are, or many.
-  static constexpr std::int64_t part_tiles = 128, chunk_tiles = 64, most_parts = 8;
+  static constexpr std::int64_t part_tiles = TileOffsets::most, chunk_tiles = 64, most_parts = 8;
   std::int64_t tiles() const { return of_x.tiles(); }
   std::int64_t parts() const {
     const std::int64_t wanted = ceil_div(tiles(), part_tiles);

@@ -82,9 +82,12 @@ ANNEAL_HD void wino_weights_grad(const V* d, int step, V* to, int to_step) {
   to[2 * to_step] = wino_aa * even_a + wino_bb * even_b + d[5 * step];
 }
 
+/// Whether this form is the faster: for channels that fill vectors, and images that do not leave most of a tile empty.
 ANNEAL_HD bool suits_winograd(const ConvShape& s) {
-  return s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
-         s.dilation_w == 1 && s.groups == 1 && s.c_in >= 16 && s.c_out >= 16 && s.n > 0;
+  const bool plain = s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
+                     s.dilation_w == 1 && s.groups == 1;
+  const std::int64_t tiles = ((s.out_h() + 3) / 4) * ((s.out_w() + 3) / 4);
+  return plain && s.n > 0 && s.c_in >= 16 && s.c_out >= 16 && s.out_h() * s.out_w() >= 6 * tiles;
 }
 
 /// Images cut into tiles, numbered along their rows. The patch of tile (i, j) begins at pixel (4 i - top, 4 j - left)
@@ -218,7 +221,8 @@ struct TilePatches {
 
 /// The offsets of a run of tiles in strips of so many rows, lane by lane; lanes beyond the last tile repeat it.
 struct TileOffsets {
-  std::int32_t offset[128];
+  static constexpr int most = 128;
+  std::int32_t offset[most];
   bool dense = true;
 
   TileOffsets(const TileGrid& grid, int rows, std::int64_t first, std::int64_t tiles) {

@@ -137,6 +137,17 @@ Tensor matmul(const Tensor& a, const Tensor& b);
 /// x weight^T + bias: x [..., in], weight [out, in], bias [out] or undefined -> [..., out].
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 
+// ---- sequences: [n, channels, length] ----
+
+struct Conv1dOptions {
+  std::int64_t stride = 1;
+  std::int64_t padding = 0;
+  std::int64_t dilation = 1;
+  std::int64_t groups = 1;
+};
+/// Cross-correlation: x [n, c_in, length], weight [c_out, c_in / groups, k], bias [c_out] or undefined.
+Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv1dOptions options = {});
+
 // ---- images: [n, channels, height, width] ----
 
 struct Pair {

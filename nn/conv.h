@@ -1,4 +1,4 @@
-// Convolution and pooling of images [n, channels, height, width].
+// Convolution of sequences [n, channels, length], and convolution and pooling of images [n, channels, height, width].
 #pragma once
 
 #include "anneal/core/ops.h"
@@ -7,6 +7,29 @@
 namespace anneal {
 inline namespace v0 {
 namespace nn {
+
+struct Conv1dLayerOptions {
+  std::int64_t stride = 1;
+  std::int64_t padding = 0;
+  std::int64_t dilation = 1;
+  std::int64_t groups = 1;
+  bool bias = true;
+};
+/// Cross-correlation with a window. Weight [out, in / groups, k] and bias are drawn uniformly from
+/// +-1/sqrt(in / groups * k).
+class Conv1d : public Module {
+ public:
+  Conv1d(Slot at, std::int64_t in, std::int64_t out, std::int64_t window, Conv1dLayerOptions options = {});
+  Conv1d(std::int64_t in, std::int64_t out, std::int64_t window, Conv1dLayerOptions options = {})
+      : Conv1d(Slot{}, in, out, window, options) {}
+  Tensor forward(const Tensor& x) const override;
+
+  Parameter weight;
+  Parameter bias;  ///< undefined without bias
+
+ private:
+  Conv1dOptions options_;
+};
 
 struct Conv2dLayerOptions {
   Pair stride = 1;

@@ -111,5 +111,13 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dO
   return forward(s, x, weight, bias);
 }
 
+Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv1dOptions o) {
+  check(x.rank() == 3 && weight.rank() == 3, "conv1d: expected x [n, c, length] and weight [out, in, k], got {} and {}",
+        x.shape(), weight.shape());
+  return conv2d(x.unsqueeze(2), weight.unsqueeze(2), bias,
+                {.stride = {1, o.stride}, .padding = {0, o.padding}, .dilation = {1, o.dilation}, .groups = o.groups})
+      .squeeze(2);
+}
+
 }  // namespace v0
 }  // namespace anneal

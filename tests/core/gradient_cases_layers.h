@@ -43,6 +43,9 @@ inline void add_image_cases(std::vector<GradientCase>& cases) {
                        return conv2d(x[0], x[1], x[2], o);
                      }});
   }
+  cases.push_back({"conv1d", {{{2, 4, 7}}, {{6, 2, 3}}, {{6}}}, [](Inputs x) {
+                     return conv1d(x[0], x[1], x[2], {.stride = 2, .padding = 1, .groups = 2});
+                   }});
   cases.push_back(
       {"conv2d without bias", {{{1, 2, 3, 3}}, {{2, 2, 2, 2}}}, [](Inputs x) { return conv2d(x[0], x[1]); }});
 

@@ -188,6 +188,10 @@ TEST(Semantics, ErrorsNameTheOpAndTheShapes) {
                   }),
                   "conv2d: x [1, 3, 4, 4] has 3 channels");
   expect_contains(error_of([&] {
+                    conv1d(zeros({1, 3, 4, 4}), zeros({2, 3, 3}));
+                  }),
+                  "conv1d: expected x [n, c, length] and weight [out, in, k], got [1, 3, 4, 4] and [2, 3, 3]");
+  expect_contains(error_of([&] {
                     conv2d(zeros({1, 2, 2, 2}), zeros({2, 2, 3, 3}));
                   }),
                   "does not fit into x [1, 2, 2, 2]");

@@ -35,6 +35,12 @@ TEST(Layers, ForwardIsTheOp) {
   expect_same(conv(x), conv2d(x, conv.weight, conv.bias, {.stride = 2, .padding = {1, 0}, .dilation = {1, 2}}));
   const nn::Conv2d grouped(3, 6, 3, {.groups = 3, .bias = false});
   expect_same(grouped(x), conv2d(x, grouped.weight, {}, {.groups = 3}));
+  const Tensor sequence = draw({2, 4, 9});
+  const nn::Conv1d conv1(4, 6, 3, {.stride = 2, .padding = 1, .dilation = 2, .groups = 2});
+  expect_same(conv1(sequence), conv1d(sequence, conv1.weight, conv1.bias, {2, 1, 2, 2}));
+  expect_same(conv1(sequence), conv2d(sequence.reshape({2, 4, 1, 9}), conv1.weight.reshape({6, 2, 1, 3}), conv1.bias,
+                                      {.stride = {1, 2}, .padding = {0, 1}, .dilation = {1, 2}, .groups = 2})
+                                   .reshape({2, 6, 4}));
   expect_same(nn::MaxPool2d(2)(x), max_pool2d(x, 2));
   expect_same(nn::MaxPool2d(3, {.stride = 1, .padding = 1})(x), max_pool2d(x, 3, {.stride = 1, .padding = 1}));
   expect_same(nn::AvgPool2d(3, {.padding = 1}, false)(x), avg_pool2d(x, 3, {.padding = 1}, false));
@@ -149,6 +155,9 @@ TEST(Init, DefaultsArePyTorchs) {
   const nn::Conv2d conv(16, 200, {5, 5}, {.groups = 4});
   expect_uniform(conv.weight, 0.1);
   expect_uniform(conv.bias, 0.1);
+  const nn::Conv1d conv1(50, 400, 4, {.groups = 2});
+  expect_uniform(conv1.weight, 0.1);
+  expect_uniform(conv1.bias, 0.1);
   const nn::Embedding words(200, 50, {.padding_idx = 3});
   expect_normal(words.weight, 1);
   EXPECT_EQ(words.weight.select(0, 3).to_vector(), Doubles(50, 0));

@@ -12,8 +12,8 @@ constexpr std::int64_t serial_below = 1 << 18;  // elements; a second thread wou
 constexpr std::int64_t grain = 1 << 16;
 constexpr int line_bytes = 64;
 
-/// Calls f(block number, begin, end) for all active elements, cut evenly into a piece a thread. Blocks are cut at whole
-/// cache lines from their beginning.
+/// Calls f(block number, begin, end) for all active elements. Each thread gets the same share of every block, cut at
+/// whole cache lines: the rows of a weight's gradient that it has just written are then in its cache.
 template <class F>
 ANNEAL_HD void for_active(const Block* blocks, std::int64_t n_blocks, int line, const F& f) {
   std::int64_t total = 0;
@@ -21,16 +21,15 @@ ANNEAL_HD void for_active(const Block* blocks, std::int64_t n_blocks, int line, 
     if (blocks[b].active) total += blocks[b].end - blocks[b].begin;
   }
   parallel_for(total, total < serial_below ? total : grain, [&, line](std::int64_t begin, std::int64_t end) {
-    std::int64_t before = 0;  // active elements of the blocks so far
-    for (std::int64_t b = 0; b < n_blocks && before < end; ++b) {
+    for (std::int64_t b = 0; b < n_blocks; ++b) {
       if (!blocks[b].active) continue;
       const std::int64_t size = blocks[b].end - blocks[b].begin;
       const auto cut = [=](std::int64_t at) {
-        return at <= before ? 0 : at >= before + size ? size : (at - before) / line * line;
+        const double share = static_cast<double>(at) / static_cast<double>(total);
+        return at == total ? size : static_cast<std::int64_t>(share * static_cast<double>(size)) / line * line;
       };
       const std::int64_t from = cut(begin), to = cut(end);
       if (from < to) f(b, blocks[b].begin + from, blocks[b].begin + to);
-      before += size;
     }
   });
 }

@@ -111,8 +111,10 @@ ANNEAL_HD double tanh(double x) { return ::tanh(x); }
 ANNEAL_HD float erf(float x) {
   const float a = abs(x);
   const float s = x * x;
-  const float small = x + x * polynomial(s, {0.1283791506f, -0.3761249807f, 0.1128184372f, -0.02676709426f,
-                                             0.004993266489f, -0.0005988714414f});
+  const float near_zero = x + x * polynomial(s, {0.1283791506f, -0.3761249807f, 0.1128184372f, -0.02676709426f,
+                                                 0.004993266489f, -0.0005988714414f});
+  // Of the smallest x the product above is subnormal, and may be flushed to 0.
+  const float small = a < 0x1p-60f ? x * 1.128379167f : near_zero;
   // erf = 1 - exp(-p(a)); from 3.95 on it rounds to 1.
   const float p = polynomial(a < 3.95f ? a : 3.95f, {0.0001955367185f, 1.127676239f, 0.6371811457f, 0.103932631f,
                                                      -0.02222745408f, 0.003043360858f, -0.0001959529158f});

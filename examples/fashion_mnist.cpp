@@ -59,8 +59,8 @@ struct Cnn : TrainingModule {
   OptimizerConfig configure_optimizers() override {
     const std::int64_t steps = trainer().estimated_stepping_batches();
     return {{.optimizer = optim::AdamW(parameters(), {.lr = options.lr, .weight_decay = 0.05}),
-            .schedule = optim::warmup_cosine(std::min<std::int64_t>(200, steps / 5), steps),
-            .interval = Interval::step}};
+             .schedule = optim::warmup_cosine(std::min<std::int64_t>(200, steps / 5), steps),
+             .interval = Interval::step}};
   }
 
  private:
@@ -131,8 +131,7 @@ void run(const Options& options) {
                    .default_root_dir = options.out,
                    .seed = options.seed});
   const FitResult result = trainer.fit(model, train, val, {.resume = options.resume});
-  model.load_state_dict(load_checkpoint(checkpoint->best_model_path()).model);
-  const double test_acc = trainer.test(model, test, {.verbose = false})[0]["test_acc"];
+  const double test_acc = trainer.test(model, test, {.verbose = false, .ckpt = "best"})[0]["test_acc"];
 
   if (!trainer.is_global_zero()) return;
   std::printf("wrote %s, %s, %s/metrics.csv and %s/curves.svg\n", checkpoint->best_model_path().c_str(),

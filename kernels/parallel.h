@@ -23,6 +23,25 @@ namespace kernels {
 
 void parallel_run(int tasks, void (*task)(int i, void* context), void* context);
 
+/// One call of `parallel_for`.
+template <class Body>
+struct ParallelCall {
+  const Body& body;
+  std::int64_t count, pieces;
+};
+// The only copy of the body's code: compiled twice, multiplications and additions might be fused in another way, and
+// one thread would get other bits than two.
+template <class Body>
+#if defined(__GNUC__) && !defined(__clang__)
+[[gnu::noinline, gnu::noclone]]
+#else
+[[gnu::noinline]]
+#endif
+void run_piece(int i, void* context) {
+  const auto& c = *static_cast<const ParallelCall<Body>*>(context);
+  c.body(c.count * i / c.pieces, c.count * (i + 1) / c.pieces);
+}
+
 /// Calls `body(begin, end)` for contiguous pieces that cover [0, count): one a thread, none shorter than `grain` while
 /// it can be helped. The body's result must not depend on where the cuts fall.
 template <class Body>
@@ -34,21 +53,9 @@ ANNEAL_HD void parallel_for(std::int64_t count, std::int64_t grain, const Body& 
     pieces = num_threads();
     if (wanted < pieces) pieces = wanted;
   }
-  if (pieces <= 1) {
-    body(std::int64_t{0}, count);
-    return;
-  }
-  struct Call {
-    const Body& body;
-    std::int64_t count, pieces;
-  } call{body, count, pieces};
-  parallel_run(
-      static_cast<int>(pieces),
-      [](int i, void* context) {
-        const Call& c = *static_cast<const Call*>(context);
-        c.body(c.count * i / c.pieces, c.count * (i + 1) / c.pieces);
-      },
-      &call);
+  ParallelCall<Body> call{body, count, pieces < 1 ? 1 : pieces};
+  if (pieces <= 1) run_piece<Body>(0, &call);
+  else parallel_run(static_cast<int>(pieces), &run_piece<Body>, &call);
 }
 
 /// Flushes denormals to zero on this thread while it lives; they would slow arithmetic down several times.

@@ -112,7 +112,7 @@ class Trainer {
   template <std::derived_from<TrainingModule> M>
   std::vector<std::vector<Batch>> predict(M& module, std::vector<DataLoader> loaders,
                                           const PredictOptions& options = {}) {
-    return run_prediction(module, parts_of(module), std::move(loaders), options);
+    return run_prediction(module, parts_of(module), LoaderSet(std::move(loaders)), options);
   }
 
   // ---- for hooks ----

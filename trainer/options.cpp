@@ -6,6 +6,7 @@
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
 #include "anneal/trainer/precision.h"
+#include "anneal/trainer/timer.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -83,7 +84,10 @@ TrainerOptions resolve(TrainerOptions o) {
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
 
-  if (!o.max_epochs) o.max_epochs = o.max_steps == -1 ? 1000 : -1;
+  const bool has_time = o.max_time || std::any_of(o.callbacks.begin(), o.callbacks.end(), [](const auto& callback) {
+                          return dynamic_cast<const Timer*>(callback.get()) != nullptr;
+                        });
+  if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;
   if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
   check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs,
                      "min_epochs: expected at most max_epochs ({}), got {}", *o.max_epochs, *o.min_epochs);

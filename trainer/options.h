@@ -14,6 +14,7 @@
 
 #include "anneal/optim/grad_scaler.h"
 #include "anneal/trainer/callback.h"
+#include "anneal/trainer/duration.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -51,10 +52,11 @@ struct TrainerOptions {
   bool use_distributed_sampler = true;  ///< each rank gets its share of a loader (DataLoader::shard)
   double failure_timeout = 10;          ///< seconds after which a silent rank ends the job; 0: never
 
-  std::optional<std::int64_t> max_epochs = {};  ///< -1: no limit. Unset: 1000, or no limit if max_steps is set
+  std::optional<std::int64_t> max_epochs = {};  ///< -1: no limit. Unset: 1000, or no limit with max_steps or a Timer
   std::optional<std::int64_t> min_epochs = {};  ///< a request to stop waits for them
   std::int64_t max_steps = -1;                  ///< optimizer steps; -1: no limit
   std::optional<std::int64_t> min_steps = {};
+  std::optional<Duration> max_time = {};  ///< of training: adds a Timer, unless there is one among the callbacks
 
   Amount limit_train_batches = 1.0;
   Amount limit_val_batches = 1.0;  ///< 0: no validation at all

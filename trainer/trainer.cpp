@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "anneal/core/autograd.h"
+#include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
 #include "anneal/trainer/snapshot.h"
@@ -16,62 +17,6 @@ namespace {
 
 using C = Callback;
 using M = TrainingModule;
-
-template <class T>
-bool is(const Shared<Callback>& callback) {
-  return dynamic_cast<const T*>(callback.get()) != nullptr;
-}
-
-// Checkpoints last, and only what this rank calls; throws for callbacks that contradict each other or the options.
-void set_callbacks(TrainerState& s, std::vector<Shared<Callback>> callbacks) {
-  for (const auto& callback : callbacks)
-    check<ConfigError>(static_cast<bool>(callback), "callbacks: one of them is null");
-  const auto bars = std::count_if(callbacks.begin(), callbacks.end(), is<ProgressBar>);
-  const auto checkpoints = std::count_if(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>);
-  check<ConfigError>(bars <= 1, "callbacks: expected at most one ProgressBar, got {}", bars);
-  check<ConfigError>(s.options.enable_progress_bar || bars == 0,
-                     "enable_progress_bar: false, but callbacks has a ProgressBar");
-  check<ConfigError>(s.options.enable_checkpointing || checkpoints == 0,
-                     "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
-  std::stable_partition(callbacks.begin(), callbacks.end(),
-                        [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
-  for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
-    for (auto b = callbacks.begin(); b != a; ++b)
-      check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(),
-                         "callbacks: two have the state key \"{}\"", (*a)->state_key());
-  const auto quiet = std::stable_partition(callbacks.begin(), callbacks.end(), [&](const auto& callback) {
-    return s.rank() == 0 || !callback->rank_zero_only();
-  });
-  s.quiet_callbacks.assign(quiet, callbacks.end());
-  callbacks.erase(quiet, callbacks.end());
-  s.callbacks = std::move(callbacks);
-}
-
-// Those given, then the standard ones.
-std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o) {
-  std::vector<Shared<Callback>> callbacks = o.callbacks;
-  if (o.enable_progress_bar && std::none_of(callbacks.begin(), callbacks.end(), is<ProgressBar>))
-    callbacks.push_back(ProgressBar());
-  if (o.enable_checkpointing && std::none_of(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>) &&
-      o.fast_dev_run == 0)
-    callbacks.push_back(ModelCheckpoint());
-  return callbacks;
-}
-
-// The module's callbacks take their places.
-void add_callbacks_of_module(TrainerState& s) {
-  const std::vector<Shared<Callback>> own = s.call_module(HookPoint::configure_callbacks, &M::configure_callbacks);
-  if (own.empty()) return;
-  std::vector<Shared<Callback>> all = s.callbacks;
-  all.insert(all.end(), s.quiet_callbacks.begin(), s.quiet_callbacks.end());
-  for (const auto& callback : own) {
-    check<ConfigError>(static_cast<bool>(callback), "configure_callbacks: one of them is null");
-    if (std::erase_if(all, [&](const auto& other) { return callback->replaces(*other); }) > 0)
-      s.console.print("configure_callbacks: a callback of the module replaces the Trainer's of its type");
-  }
-  all.insert(all.end(), own.begin(), own.end());
-  set_callbacks(s, std::move(all));
-}
 
 // On one rank of each machine, while the others wait.
 void prepare_data(TrainerState& s) {
@@ -121,16 +66,6 @@ void join_ranks(TrainerState& s) {
   for (ActiveOptimizer& active : s.optimizers) active.reducer(s.world->group());
   dist::broadcast(s.world->group(), s.module->parameters());
   dist::broadcast(s.world->group(), s.module->buffers());
-}
-
-// What rank 0's callbacks have learnt, such as which checkpoint is the best, for those that only it called.
-void share_callbacks(TrainerState& s) {
-  if (!s.world) return;
-  for (const Shared<Callback>& callback : s.rank() == 0 ? s.callbacks : s.quiet_callbacks) {
-    if (!callback->rank_zero_only()) continue;
-    const std::string state = s.from_rank_zero("trainer/callback", to_text(callback->state()));
-    if (s.rank() > 0) callback->load_state(state_from(state));
-  }
 }
 
 void resolve_limits(TrainerState& s) {
@@ -327,7 +262,12 @@ Trainer::Trainer(TrainerOptions options) {
   if (s.rank() == 0) s.loggers = s.options.logger.loggers();
   if (s.options.logger.standard() && s.rank() == 0)
     s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
-  if (epochs_unset)
+  const bool has_timer = std::any_of(s.options.callbacks.begin(), s.options.callbacks.end(), [](const auto& callback) {
+    return dynamic_cast<const Timer*>(callback.get()) != nullptr;
+  });
+  if (s.options.max_time && has_timer)
+    s.console.print("max_time is ignored: the callbacks have a Timer, which decides");
+  if (epochs_unset && *s.options.max_epochs >= 0)
     s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
   if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
 }

@@ -307,6 +307,25 @@ TEST(Timer, EndsTrainingAfterTheBatchThatPassesItsTime) {
   EXPECT_EQ(fit_timed({.duration = 1h}).result.reason, StopReason::max_epochs);
 }
 
+TEST(Timer, MaxTimeIsOneMore) {
+  std::string text;
+  TrainerOptions options = quiet({.max_time = std::chrono::milliseconds(1)});
+  options.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext&) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  };
+  Trainer trainer(options);
+  EXPECT_EQ(*trainer.options().max_epochs, -1) << "time is the limit then";
+  EXPECT_EQ(trainer.fit(probe, counting_loader(1000)).reason, StopReason::stopped);
+  EXPECT_EQ(text.find("max_epochs"), std::string::npos);
+
+  options.callbacks = {Timer({.duration = "01:00:00:00"})};
+  options.max_epochs = 1;
+  EXPECT_EQ(Trainer(options).fit(probe, counting_loader(3)).global_step, 3);
+  EXPECT_NE(text.find("max_time is ignored"), std::string::npos);
+}
+
 TEST(Timer, Measures) {
   const Timed timed = fit_timed({});
   EXPECT_EQ(timed.result.global_step, 12);

@@ -37,6 +37,13 @@ BatchNorm::BatchNorm(Slot at, std::int64_t channels, BatchNormLayerOptions o)
       num_batches_tracked({this, "num_batches_tracked"}, if_wanted(o.running_stats, {}, 0, DType::i64)),
       options_(o) {}
 
+void BatchNorm::reset_running_stats() {
+  if (!running_mean.defined()) return;
+  running_mean.fill_(0);
+  running_var.fill_(1);
+  num_batches_tracked.fill_(0);
+}
+
 Tensor BatchNorm::normalise(const Tensor& x) const {
   const bool by_batch = training() || !options_.running_stats;
   if (training() && options_.running_stats) num_batches_tracked.fill_(num_batches_tracked.item() + 1);

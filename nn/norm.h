@@ -44,6 +44,12 @@ class BatchNorm : public Module {
   Buffer running_var;
   Buffer num_batches_tracked;  ///< i64, a scalar
 
+  /// The share of a batch's statistics in the running ones.
+  double momentum() const { return options_.momentum; }
+  void set_momentum(double momentum) { options_.momentum = momentum; }
+  /// Mean 0, variance 1, no batches.
+  void reset_running_stats();
+
  protected:
   BatchNorm(Slot at, std::int64_t channels, BatchNormLayerOptions options);
   Tensor normalise(const Tensor& x) const;

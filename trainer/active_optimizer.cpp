@@ -23,6 +23,16 @@ ActiveOptimizer::ActiveOptimizer(OptimizerEntry entry, const optim::RunNumbers& 
   if (entry_.plateau) plateau_.emplace(optimizer(), *entry_.plateau);
 }
 
+void ActiveOptimizer::set_schedule(optim::Schedule schedule, Interval interval) {
+  entry_.schedule = std::move(schedule);
+  entry_.interval = interval;
+  entry_.frequency = 1;
+  entry_.plateau.reset();
+  plateau_.reset();
+  for (std::size_t g = 0; g < optimizer().groups(); ++g) base_lr_[g] = optimizer().lr(g);
+  scheduler_.emplace(optimizer(), entry_.schedule, run_);
+}
+
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
   const std::span<const optim::Arena> arenas = optimizer().arenas();
   if (!reducer_ || !reducer_->serves(arenas)) {

@@ -20,6 +20,8 @@ class ActiveOptimizer {
 
   optim::Optimizer& optimizer() const { return *entry_.optimizer; }
   const OptimizerEntry& entry() const { return entry_; }
+  /// Replaces what moves its rate; the rates as they are become the schedule's base.
+  void set_schedule(optim::Schedule schedule, Interval interval);
   /// Null: it has no schedule.
   optim::LRScheduler* scheduler() { return scheduler_ ? &*scheduler_ : nullptr; }
   /// Null: no metric moves its rate.

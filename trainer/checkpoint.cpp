@@ -86,16 +86,17 @@ json to_json(const Progress& p) {
 Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.at("processed"), j.at("completed")}; }
 
 json to_json(const Counters& c) {
-  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)}, {"total_batches", c.total_batches},
-          {"global_step", c.global_step}, {"losses", c.losses},        {"window", c.window},
-          {"weighted", c.weighted},       {"stepped", c.stepped},      {"checks", c.checks},
-          {"checked_at", c.checked_at},   {"evaluated", c.evaluated}};
+  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)},  {"total_batches", c.total_batches},
+          {"global_step", c.global_step}, {"accumulate", c.accumulate}, {"losses", c.losses},
+          {"window", c.window},           {"weighted", c.weighted},     {"stepped", c.stepped},
+          {"checks", c.checks},           {"checked_at", c.checked_at}, {"evaluated", c.evaluated}};
 }
 Counters to_counters(const json& j) {
   Counters c{.epoch = to_progress(j.at("epoch")),
              .batch = to_progress(j.at("batch")),
              .total_batches = j.at("total_batches"),
              .global_step = j.at("global_step"),
+             .accumulate = j.at("accumulate"),
              .losses = j.at("losses"),
              .window = j.at("window"),
              .weighted = j.at("weighted"),

@@ -17,6 +17,7 @@ struct Counters {
   Progress batch;  // of the epoch
   std::int64_t total_batches = 0;
   std::int64_t global_step = 0;
+  std::int64_t accumulate = 1;     // micro-batches that make a step in this epoch
   std::int64_t losses = 0;         // of this rank in the open accumulation window
   double window = 0;               // their weights: 1 each; of ranks, shares of it; or what set_weight said
   bool weighted = false;           // whether set_weight was called in it

@@ -51,7 +51,7 @@ bool FitLoop::stop_is_due() const {
 
 // Whether the micro-batch begun last is its window's last one.
 bool FitLoop::window_is_complete() const {
-  return c_.batch.ready % s_.options.accumulate_grad_batches == 0 || c_.batch.ready == s_.train_batches;
+  return c_.batch.ready % c_.accumulate == 0 || c_.batch.ready == s_.train_batches;
 }
 
 bool FitLoop::check_is_due() const {
@@ -74,6 +74,7 @@ void FitLoop::run_epoch() {
     c_.losses = 0;
     c_.window = 0;
     ++c_.epoch.ready;
+    c_.accumulate = s_.options.accumulate_grad_batches;
     s_.call(HookPoint::on_train_epoch_start, &C::on_train_epoch_start, &M::on_train_epoch_start);
     ++c_.epoch.started;
   }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "anneal/data/batch.h"
@@ -45,6 +46,19 @@ class MetricLog {
   /// The hook that is running; returns the one before.
   HookPoint enter(HookPoint point);
   HookPoint point() const { return point_; }
+  /// While it lives, `log` does nothing.
+  class Mute {
+   public:
+    explicit Mute(MetricLog& log) : log_(log), before_(std::exchange(log.muted_, true)) {}
+    ~Mute() { log_.muted_ = before_; }
+    Mute(const Mute&) = delete;
+    Mute& operator=(const Mute&) = delete;
+
+   private:
+    MetricLog& log_;
+    bool before_;
+  };
+
   /// The batch whose size is the weight of what comes, and which of several loaders it came from.
   void begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
   /// Throws Error where nothing can be logged, or when the options make no sense or changed.
@@ -111,6 +125,7 @@ class MetricLog {
   std::vector<Metric> metrics_;  // in the order of their first logging
   std::size_t cursor_ = 0;       // where the next one is expected
   HookPoint point_ = HookPoint::none;
+  bool muted_ = false;
   bool has_batch_ = false;
   std::optional<std::int64_t> dataloader_idx_;
   std::int64_t batch_size_ = 0;  // 0: the batch has no tensor

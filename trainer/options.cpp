@@ -71,6 +71,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check_amount("limit_val_batches", o.limit_val_batches);
   check_amount("limit_test_batches", o.limit_test_batches);
   check_amount("limit_predict_batches", o.limit_predict_batches);
+  check_amount("overfit_batches", o.overfit_batches);
   check_amount("val_check_interval", o.val_check_interval);
   check<ConfigError>(
       o.val_check_interval.value() > 0,
@@ -105,6 +106,7 @@ TrainerOptions resolve(TrainerOptions o) {
     o.log_every_n_steps = 1;
     o.logger = false;
   }
+  if (o.overfit_batches.value() > 0) o.limit_train_batches = o.limit_val_batches = o.overfit_batches;
   return o;
 }
 

@@ -62,6 +62,7 @@ struct TrainerOptions {
   Amount limit_val_batches = 1.0;  ///< 0: no validation at all
   Amount limit_test_batches = 1.0;
   Amount limit_predict_batches = 1.0;
+  Amount overfit_batches = 0.0;   ///< above 0: trains and validates on the first so many batches, in the same order
   std::int64_t fast_dev_run = 0;  ///< k (or true for 1): k batches of everything, and nothing is written
 
   Amount val_check_interval = 1.0;                          ///< in batches, or as a share of an epoch

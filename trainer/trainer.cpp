@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "anneal/core/autograd.h"
+#include "anneal/trainer/batch_norm_update.h"
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
@@ -167,12 +168,24 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
   finalize_loggers(s, "success");
 }
 
+// With overfit_batches every epoch sees the same batches.
+DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
+  if (s.options.overfit_batches.value() == 0 || (!loader.options().shuffle && !loader.options().sampler)) return loader;
+  s.console.warn("overfit_batches: a loader's order is replaced by that of its dataset");
+  DataLoaderOptions options = loader.options();
+  options.shuffle = false;
+  options.sampler = {};
+  return DataLoader(loader.dataset(), std::move(options));
+}
+
 FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
                        const FitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const DataLoader train_share = s.share_of(train);
+  const DataLoader train_share = s.share_of(in_order_to_overfit(s, train));
   s.train = &train_share;
-  s.val = val ? s.limited(*val, "limit_val_batches", s.options.limit_val_batches) : LimitedLoaders{};
+  LoaderSet val_set = val ? *val : LoaderSet(std::vector<DataLoader>{});
+  for (DataLoader& loader : val_set.loaders) loader = in_order_to_overfit(s, loader);
+  s.val = s.limited(val_set, "limit_val_batches", s.options.limit_val_batches);
   s.counters = {};
   s.generator = Generator(s.seed);
   s.stop_requested = false;
@@ -341,6 +354,21 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) {
   if (is_global_zero()) anneal::save_checkpoint(path, take_snapshot(*state_));
 }
 
+void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {
+  state_->optimizers.at(i).set_schedule(std::move(schedule), interval);
+}
+void Trainer::set_accumulate_grad_batches(std::int64_t batches) {
+  check(batches >= 1, "set_accumulate_grad_batches: expected at least 1, got {}", batches);
+  check(state_->log.point() == HookPoint::on_train_epoch_start,
+        "set_accumulate_grad_batches: expected in on_train_epoch_start, was called in {}",
+        info(state_->log.point()).name);
+  state_->counters.accumulate = batches;
+}
+void Trainer::update_batch_norm() {
+  check(state_->train && state_->module, "update_batch_norm: there is no fit that runs");
+  anneal::update_batch_norm(*state_);
+}
+
 void Trainer::print(std::string_view line) { state_->console.print(line); }
 Console& Trainer::console() { return state_->console; }
 
@@ -368,8 +396,14 @@ std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
 std::int64_t Trainer::estimated_stepping_batches() const {
   const TrainerOptions& o = state_->options;
   if (*o.max_epochs == -1) return o.max_steps;
-  const std::int64_t k = o.accumulate_grad_batches;
-  const std::int64_t steps = (state_->train_batches + k - 1) / k * std::max<std::int64_t>(*o.max_epochs, 1);
+  const auto steps_with = [&](std::int64_t k) { return (state_->train_batches + k - 1) / k; };
+  const std::int64_t epochs = std::max<std::int64_t>(*o.max_epochs, 1);
+  std::int64_t steps = steps_with(o.accumulate_grad_batches) * epochs;
+  for (const Shared<Callback>& callback : state_->callbacks)
+    if (const auto* scheduler = dynamic_cast<const GradientAccumulationScheduler*>(callback.get())) {
+      steps = 0;
+      for (std::int64_t epoch = 0; epoch < epochs; ++epoch) steps += steps_with(scheduler->factor(epoch));
+    }
   return o.max_steps == -1 ? steps : std::min(steps, o.max_steps);
 }
 

@@ -17,6 +17,7 @@
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
 #include "anneal/trainer/early_stopping.h"
+#include "anneal/trainer/gradient_accumulation_scheduler.h"
 #include "anneal/trainer/lambda_callback.h"
 #include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/loader_set.h"
@@ -28,6 +29,7 @@
 #include "anneal/trainer/prediction_writer.h"
 #include "anneal/trainer/progress_bar.h"
 #include "anneal/trainer/spike_detection.h"
+#include "anneal/trainer/stochastic_weight_averaging.h"
 #include "anneal/trainer/timer.h"
 #include "anneal/trainer/training_module.h"
 #include "anneal/trainer/weight_averaging.h"
@@ -129,6 +131,14 @@ class Trainer {
   /// after the one that saves do not get that hook in the resumed run.) Throws Error between training_step and
   /// optimizer_step, where the batch is half done, and outside of a fit.
   void save_checkpoint(const std::filesystem::path& path);
+  /// Replaces what moves an optimizer's learning rate from here on; the rates as they are become the schedule's base.
+  void set_schedule(optim::Schedule schedule, Interval interval, std::size_t i = 0);
+  /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.
+  void set_accumulate_grad_batches(std::int64_t batches);
+  /// Computes BatchNorm's running statistics anew, for weights that were not trained as they are: means over an epoch
+  /// of the train loader, on which training_step runs in train mode without gradients, hooks and metrics.
+  /// torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
+  void update_batch_norm();
   /// A line of text, without tearing the progress bar.
   void print(std::string_view line);
   Console& console();

@@ -279,6 +279,27 @@ TEST(Schedules, MoveByStepsOrEpochs) {
   EXPECT_EQ(rates(Interval::epoch, 2, 1, 2, 2), (Rates{0, 0, 0, 1}));
 }
 
+TEST(OverfitBatches, EveryEpochSeesTheSameFirstBatches) {
+  Probe probe;
+  std::vector<double> seen;
+  probe.in_training_step = [&](const Batch& batch, StepContext&) { seen.push_back(batch["x"].item()); };
+  auto watch = std::make_shared<Watch>();
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2,
+                                  .limit_train_batches = 5,
+                                  .overfit_batches = 0.3,
+                                  .num_sanity_val_steps = 0,
+                                  .callbacks = {watch}});
+  options.sink = [&](std::string_view line) { text += line; };
+  const Tensor x = arange(10).to(DType::f32).reshape({10, 1});
+  const DataLoader shuffled(TensorDataset{{"x", x}}, {.shuffle = true});
+  Trainer(options).fit(probe, shuffled, shuffled);
+  EXPECT_EQ(seen, (std::vector<double>{0, 1, 2, 0, 1, 2}));
+  EXPECT_EQ(watch->val_batches, 6);
+  EXPECT_NE(text.find("overfit_batches"), std::string::npos);
+  EXPECT_THROW(Trainer(quiet({.overfit_batches = -1})), ConfigError);
+}
+
 TEST(Runs, EachFitStartsAnew) {
   Trainer trainer(quiet({.max_epochs = 1}));
   Probe probe;
@@ -293,8 +314,7 @@ TEST(Runs, AMissingPartIsNamed) {
   };
   Empty empty;
   Trainer trainer(quiet({.max_epochs = 1}));
-  EXPECT_TRUE(
-      message_of<ConfigError>([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("training_step"));
+  EXPECT_TRUE(message_of<ConfigError>([&] { trainer.fit(empty, counting_loader(1)); }).starts_with("training_step"));
   EXPECT_TRUE(message_of<ConfigError>([&] { trainer.test(empty, counting_loader(1)); }).starts_with("test_step"));
   EXPECT_TRUE(
       message_of<ConfigError>([&] { trainer.validate(empty, counting_loader(1)); }).starts_with("validation_step"));

@@ -45,8 +45,8 @@ struct Net : TrainingModule {
   }
   OptimizerConfig configure_optimizers() override {
     return {{.optimizer = optim::AdamW(parameters(), {.lr = 0.01}),
-            .schedule = optim::warmup_cosine(5, 60),
-            .interval = Interval::step}};
+             .schedule = optim::warmup_cosine(5, 60),
+             .interval = Interval::step}};
   }
 };
 

@@ -1,0 +1,87 @@
+#include "anneal/trainer/stochastic_weight_averaging.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "anneal/trainer/checkpoint.h"
+#include "anneal/trainer/trainer.h"
+
+namespace anneal {
+inline namespace v0 {
+
+StochasticWeightAveraging::StochasticWeightAveraging(StochasticWeightAveragingOptions options)
+    : options_(std::move(options)) {
+  const Amount& start = options_.swa_epoch_start;
+  check<ConfigError>(options_.swa_lr > 0, "swa_lr: expected above 0, got {}", options_.swa_lr);
+  check<ConfigError>(start.is_count() ? start.value() >= 1 : start.value() >= 0 && start.value() <= 1,
+                     "swa_epoch_start: expected an epoch from 1 on or a share from 0.0 to 1.0, got {}", start);
+  check<ConfigError>(options_.annealing_epochs >= 0, "annealing_epochs: expected at least 0, got {}",
+                     options_.annealing_epochs);
+  check<ConfigError>(options_.annealing_strategy == "cos" || options_.annealing_strategy == "linear",
+                     "annealing_strategy: expected cos or linear, got \"{}\"", options_.annealing_strategy);
+}
+
+void StochasticWeightAveraging::setup(Trainer& trainer, TrainingModule&, Stage stage) {
+  if (stage != Stage::fit) return;
+  started_ = false;
+  const Amount& start = options_.swa_epoch_start;
+  const std::int64_t epochs = *trainer.options().max_epochs;
+  check<ConfigError>(start.is_count() || epochs >= 0,
+                     "swa_epoch_start: expected an epoch, as there is no max_epochs to take {} of", start);
+  const std::int64_t first = start.is_count() ? static_cast<std::int64_t>(start.value()) : start.of(epochs);
+  start_ = std::max<std::int64_t>(first - 1, 0);
+}
+
+void StochasticWeightAveraging::on_fit_start(Trainer& trainer, TrainingModule& module) {
+  check<ConfigError>(trainer.optimizers().size() == 1 && module.automatic_optimization(),
+                     "StochasticWeightAveraging: expected one optimizer that the Trainer steps, got {}{}",
+                     trainer.optimizers().size(), module.automatic_optimization() ? "" : " with manual optimization");
+  averages_.emplace(module.parameters(), options_.rule, trainer.optimizer());
+  if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
+  if (started_) replace_schedule(trainer);
+}
+
+void StochasticWeightAveraging::on_train_epoch_start(Trainer& trainer, TrainingModule&) {
+  if (started_ || trainer.current_epoch() < start_) return;
+  trainer.print("StochasticWeightAveraging begins, and decides on the learning rate");
+  replace_schedule(trainer);
+  started_ = true;
+}
+
+void StochasticWeightAveraging::replace_schedule(Trainer& trainer) const {
+  trainer.set_schedule(optim::swa_lr(options_.swa_lr, options_.annealing_epochs, options_.annealing_strategy),
+                       Interval::epoch);
+}
+
+void StochasticWeightAveraging::on_train_epoch_end(Trainer&, TrainingModule&) {
+  if (started_) averages_->update();
+}
+
+void StochasticWeightAveraging::on_train_end(Trainer& trainer, TrainingModule&) {
+  if (count() == 0) return;
+  averages_->swap();
+  trainer.update_batch_norm();
+}
+
+void StochasticWeightAveraging::on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {
+  if (averages_ && averages_->swapped()) averages_->swap();
+}
+void StochasticWeightAveraging::teardown(Trainer&, TrainingModule&, Stage) {
+  averages_.reset();
+  resumed_.reset();
+}
+
+void StochasticWeightAveraging::on_save_checkpoint(Trainer&, TrainingModule&, Checkpoint& checkpoint) {
+  if (count() > 0) checkpoint.extra["swa"] = averages_->state_dict();
+}
+void StochasticWeightAveraging::on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint& checkpoint) {
+  if (const auto found = checkpoint.extra.find("swa"); found != checkpoint.extra.end()) resumed_ = found->second;
+}
+
+StateMap StochasticWeightAveraging::state() const {
+  return started_ ? StateMap{{"started", std::int64_t{1}}} : StateMap{};
+}
+void StochasticWeightAveraging::load_state(const StateMap& state) { started_ = state.contains("started"); }
+
+}  // namespace v0
+}  // namespace anneal

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "anneal/core/ops.h"
 #include "anneal/trainer/evaluation_loop.h"
 
 namespace anneal {
@@ -182,7 +181,7 @@ Tensor FitLoop::automatic_step(const Batch& batch, StepContext& context, double 
         context.batch_idx());
   if (c_.losses == 0) zero_grad();
   if (window_is_complete()) prepare_reducer();
-  backward(loss, weighted ? 1 : share);
+  s_.backward(loss, weighted ? 1 : share);
   c_.weighted = weighted;
   c_.window += context.weight().value_or(share);
   ++c_.losses;
@@ -216,14 +215,6 @@ void FitLoop::zero_grad() {
   optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   s_.call(HookPoint::on_before_zero_grad, &C::on_before_zero_grad, &M::on_before_zero_grad, optimizer);
   s_.call_module(HookPoint::optimizer_zero_grad, &M::optimizer_zero_grad, optimizer);
-}
-
-void FitLoop::backward(const Tensor& loss, double factor) {
-  Tensor scaled = factor == 1 ? loss : loss * factor;
-  if (s_.scaler) scaled = s_.scaler->scale(scaled);
-  s_.call(HookPoint::on_before_backward, &C::on_before_backward, &M::on_before_backward, scaled);
-  s_.call_module(HookPoint::backward, &M::backward, scaled);
-  s_.call(HookPoint::on_after_backward, &C::on_after_backward, &M::on_after_backward);
 }
 
 // Before the window's last backward, or where there was none.

@@ -32,7 +32,6 @@ class FitLoop {
   void write_step_row();
   void run_check();
   void zero_grad();
-  void backward(const Tensor& loss, double factor);
   void prepare_reducer();
   void end_window();
   bool reduce();

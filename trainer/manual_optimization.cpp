@@ -1,6 +1,5 @@
 #include "anneal/trainer/manual_optimization.h"
 
-#include "anneal/core/ops.h"
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -83,12 +82,7 @@ TrainerState& TrainingModule::state() const { return *trainer().state_; }
 void TrainingModule::manual_backward(const Tensor& loss) {
   TrainerState& s = state();
   check_manual(s, "manual_backward");
-  const double share = s.batch_share;
-  Tensor scaled = share == 1 ? loss : loss * share;
-  if (s.scaler) scaled = s.scaler->scale(scaled);
-  s.call(HookPoint::on_before_backward, &Callback::on_before_backward, &TrainingModule::on_before_backward, scaled);
-  s.call_module(HookPoint::backward, &TrainingModule::backward, scaled);
-  s.call(HookPoint::on_after_backward, &Callback::on_after_backward, &TrainingModule::on_after_backward);
+  s.backward(loss, s.batch_share);
 }
 
 ManualOptimizer TrainingModule::optimizer(std::size_t i) const {

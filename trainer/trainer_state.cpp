@@ -5,6 +5,8 @@
 #include <random>
 #include <string>
 
+#include "anneal/core/ops.h"
+
 namespace anneal {
 inline namespace v0 {
 namespace {
@@ -85,6 +87,16 @@ double TrainerState::weight_of(const Batch& batch) const {
   if (!world) return 1;
   if (!options.use_distributed_sampler) return 1.0 / ranks();
   return static_cast<double>(batch.size()) / static_cast<double>(train->global_batch_size(counters.batch.ready));
+}
+
+void TrainerState::backward(const Tensor& loss, double factor) {
+  using C = Callback;
+  using M = TrainingModule;
+  Tensor scaled = factor == 1 ? loss : loss * factor;
+  if (scaler) scaled = scaler->scale(scaled);
+  call(HookPoint::on_before_backward, &C::on_before_backward, &M::on_before_backward, scaled);
+  call_module(HookPoint::backward, &M::backward, scaled);
+  call(HookPoint::on_after_backward, &C::on_after_backward, &M::on_after_backward);
 }
 
 void TrainerState::count_skipped_step() {

@@ -77,6 +77,8 @@ struct TrainerState {
   dist::Reducer* reducer() {
     return world && automatic && !optimizers.empty() ? &optimizers[0].reducer(world->group()) : nullptr;
   }
+  /// The loss times a factor, and times the loss scale, run backward with its hooks.
+  void backward(const Tensor& loss, double factor);
   /// A step whose gradients were not finite moves nothing but the scale; a hundred in a row are an Error.
   void count_skipped_step();
   /// A training step's or an evaluation's ops are cast while it lives.

@@ -32,7 +32,8 @@ class ActiveOptimizer {
 
   Checkpoint::Optimizer state() const;
   /// Throws Error for the state of another kind of optimizer; warns where the code's numbers differ from it.
-  void restore(const Checkpoint::Optimizer& saved, Console& console);
+  /// `override_lr`: the rates are the code's.
+  void restore(const Checkpoint::Optimizer& saved, Console& console, bool override_lr);
 
   std::int64_t steps = 0;           ///< made so far
   std::int64_t checks_at_look = 0;  ///< validations that had run when the plateau last looked

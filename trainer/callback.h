@@ -32,6 +32,9 @@ class Callback {
   virtual void teardown(Trainer&, TrainingModule&, Stage) {}
   virtual void on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {}
 
+  /// A signal ends the fit (TrainerOptions::handle_signals): comes in place of on_train_end and on_fit_end.
+  virtual void on_signal(Trainer&, TrainingModule&, int /*signal*/) {}
+
   virtual void on_fit_start(Trainer&, TrainingModule&) {}
   virtual void on_fit_end(Trainer&, TrainingModule&) {}
   virtual void on_sanity_check_start(Trainer&, TrainingModule&) {}

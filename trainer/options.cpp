@@ -6,6 +6,7 @@
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
 #include "anneal/trainer/precision.h"
+#include "anneal/trainer/terminate_on_nan.h"
 #include "anneal/trainer/timer.h"
 
 namespace anneal {
@@ -22,6 +23,12 @@ void check_amount(std::string_view option, Amount& amount) {
                      "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}",
                      option, amount);
   if (!amount.is_count() && value > 1) amount = static_cast<std::int64_t>(value);
+}
+
+template <class T>
+bool has(const std::vector<Shared<Callback>>& callbacks) {
+  return std::any_of(callbacks.begin(), callbacks.end(),
+                     [](const auto& callback) { return dynamic_cast<const T*>(callback.get()) != nullptr; });
 }
 
 }  // namespace
@@ -85,9 +92,14 @@ TrainerOptions resolve(TrainerOptions o) {
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
 
-  const bool has_time = o.max_time || std::any_of(o.callbacks.begin(), o.callbacks.end(), [](const auto& callback) {
-                          return dynamic_cast<const Timer*>(callback.get()) != nullptr;
-                        });
+  check<ConfigError>(o.on_save_error == "throw" || o.on_save_error == "warn",
+                     "on_save_error: expected throw or warn, got \"{}\"", o.on_save_error);
+  constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};
+  check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
+                     "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
+  if (o.on_bad_number == "ignore" && has<TerminateOnNaN>(o.callbacks)) o.on_bad_number = "stop";
+
+  const bool has_time = o.max_time || has<Timer>(o.callbacks);
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;
   if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
   check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs,

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
+#include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/timer.h"
 
@@ -46,6 +48,16 @@ std::int64_t limited_batches(std::string_view option, const Amount& limit, std::
 }
 
 TrainerOptions resolve(TrainerOptions o) {
+  const std::vector<Shared<Callback>> callbacks = o.callbacks;
+  for (const Shared<Callback>& callback : callbacks)
+    if (callback) callback->configure(o);
+  if (const char* text = std::getenv("ANNEAL_LIMIT_BATCHES")) {
+    char* end = nullptr;
+    const std::int64_t batches = std::strtoll(text, &end, 10);
+    check<ConfigError>(end != text && *end == '\0', "ANNEAL_LIMIT_BATCHES: expected a number of batches, got \"{}\"",
+                       text);
+    LimitBatches(batches).configure(o);
+  }
   check<ConfigError>(
       o.accelerator == "auto" || o.accelerator == "cpu" || o.accelerator == "gpu" || o.accelerator == "cuda",
       "accelerator: expected auto, cpu, gpu or cuda, got \"{}\"", o.accelerator);

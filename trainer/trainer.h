@@ -40,6 +40,7 @@ namespace anneal {
 inline namespace v0 {
 
 struct TrainerState;
+class Collective;
 class Console;
 
 struct FitOptions {
@@ -176,6 +177,8 @@ class Trainer {
   int global_rank() const;
   int local_rank() const;
   bool is_global_zero() const;
+  /// What these ranks can do together; null without other ranks.
+  Collective* group() const;
   /// Where modules and batches are put.
   Device device() const;
 

@@ -41,7 +41,7 @@ class ActiveOptimizer {
  private:
   OptimizerEntry entry_;
   optim::RunNumbers run_;
-  std::vector<double> base_lr_;
+  std::vector<double> base_lr_;  // of the groups that were there when its schedule was made
   std::optional<optim::LRScheduler> scheduler_;
   std::optional<optim::ReduceLROnPlateau> plateau_;
   std::optional<dist::Reducer> reducer_;

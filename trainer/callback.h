@@ -20,12 +20,16 @@ class Trainer;
 class TrainingModule;
 class StepContext;
 struct Checkpoint;
+struct TrainerOptions;
 
 /// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends
 /// the run. Metrics are logged by `trainer.log`.
 class Callback {
  public:
   virtual ~Callback() = default;
+
+  /// Changes options of the Trainer that it is given to, before they are checked.
+  virtual void configure(TrainerOptions&) {}
 
   virtual void setup(Trainer&, TrainingModule&, Stage) {}
   /// Also after an exception.

@@ -32,7 +32,7 @@ struct Checkpoint {
     std::string type;
     StateDict state;
     std::vector<kernels::OptimGroup> groups;
-    std::vector<double> base_lr;  ///< what the schedule starts from
+    std::vector<double> base_lr;  ///< what the schedule starts from, of the groups that it moves
     std::int64_t schedule_steps = 0;
     std::int64_t steps = 0;
     std::vector<double> plateau;  ///< best value, bad looks, cooldown, looks, checks at the last look; or empty

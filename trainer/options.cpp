@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
+#include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/precision.h"
-#include "anneal/trainer/terminate_on_nan.h"
 #include "anneal/trainer/timer.h"
 
 namespace anneal {
@@ -23,12 +24,6 @@ void check_amount(std::string_view option, Amount& amount) {
                      "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}",
                      option, amount);
   if (!amount.is_count() && value > 1) amount = static_cast<std::int64_t>(value);
-}
-
-template <class T>
-bool has(const std::vector<Shared<Callback>>& callbacks) {
-  return std::any_of(callbacks.begin(), callbacks.end(),
-                     [](const auto& callback) { return dynamic_cast<const T*>(callback.get()) != nullptr; });
 }
 
 }  // namespace
@@ -53,6 +48,16 @@ std::int64_t limited_batches(std::string_view option, const Amount& limit, std::
 }
 
 TrainerOptions resolve(TrainerOptions o) {
+  const std::vector<Shared<Callback>> callbacks = o.callbacks;
+  for (const Shared<Callback>& callback : callbacks)
+    if (callback) callback->configure(o);
+  if (const char* text = std::getenv("ANNEAL_LIMIT_BATCHES")) {
+    char* end = nullptr;
+    const std::int64_t batches = std::strtoll(text, &end, 10);
+    check<ConfigError>(end != text && *end == '\0', "ANNEAL_LIMIT_BATCHES: expected a number of batches, got \"{}\"",
+                       text);
+    LimitBatches(batches).configure(o);
+  }
   check<ConfigError>(
       o.accelerator == "auto" || o.accelerator == "cpu" || o.accelerator == "gpu" || o.accelerator == "cuda",
       "accelerator: expected auto, cpu, gpu or cuda, got \"{}\"", o.accelerator);
@@ -97,9 +102,10 @@ TrainerOptions resolve(TrainerOptions o) {
   constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};
   check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
                      "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
-  if (o.on_bad_number == "ignore" && has<TerminateOnNaN>(o.callbacks)) o.on_bad_number = "stop";
 
-  const bool has_time = o.max_time || has<Timer>(o.callbacks);
+  const bool has_time = o.max_time || std::any_of(o.callbacks.begin(), o.callbacks.end(), [](const auto& callback) {
+                          return dynamic_cast<const Timer*>(callback.get()) != nullptr;
+                        });
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;
   if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
   check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs,

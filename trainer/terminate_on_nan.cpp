@@ -5,6 +5,9 @@
 namespace anneal {
 inline namespace v0 {
 
+void TerminateOnNaN::configure(TrainerOptions& options) {
+  if (options.on_bad_number == "ignore") options.on_bad_number = "stop";
+}
 void TerminateOnNaN::setup(Trainer&, TrainingModule&, Stage stage) {
   if (stage == Stage::fit) triggered_ = false;
 }

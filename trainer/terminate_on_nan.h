@@ -13,6 +13,7 @@ class TerminateOnNaN final : public Callback {
   /// Whether that ended the last fit.
   bool triggered() const { return triggered_; }
 
+  void configure(TrainerOptions& options) override;
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
 

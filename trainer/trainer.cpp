@@ -458,6 +458,7 @@ int Trainer::world_size() const { return state_->ranks(); }
 int Trainer::global_rank() const { return state_->rank(); }
 int Trainer::local_rank() const { return state_->world ? state_->world->local_rank() : 0; }
 bool Trainer::is_global_zero() const { return global_rank() == 0; }
+Collective* Trainer::group() const { return state_->world ? &state_->world->group() : nullptr; }
 Device Trainer::device() const { return state_->device; }
 
 const MetricMap& Trainer::callback_metrics() const { return state_->log.callback_metrics(); }

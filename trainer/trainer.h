@@ -17,12 +17,14 @@
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
 #include "anneal/trainer/early_stopping.h"
+#include "anneal/trainer/finetuning.h"
 #include "anneal/trainer/gradient_accumulation_scheduler.h"
 #include "anneal/trainer/lambda_callback.h"
 #include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/loader_set.h"
 #include "anneal/trainer/metric.h"
 #include "anneal/trainer/model_checkpoint.h"
+#include "anneal/trainer/model_pruning.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/on_exception_checkpoint.h"
@@ -40,6 +42,7 @@ namespace anneal {
 inline namespace v0 {
 
 struct TrainerState;
+class Collective;
 class Console;
 
 struct FitOptions {
@@ -195,6 +198,8 @@ class Trainer {
   int global_rank() const;
   int local_rank() const;
   bool is_global_zero() const;
+  /// What these ranks can do together; null without other ranks.
+  Collective* group() const;
   /// Where modules and batches are put.
   Device device() const;
 

@@ -16,3 +16,4 @@
 #include "anneal/trainer/report.h"
 #include "anneal/trainer/tensorboard_logger.h"
 #include "anneal/trainer/trainer.h"
+#include "anneal/trainer/tuner.h"

@@ -33,6 +33,24 @@ void ActiveOptimizer::set_schedule(optim::Schedule schedule, Interval interval) 
   scheduler_.emplace(optimizer(), entry_.schedule, run_);
 }
 
+// From the base rates, at that step.
+void ActiveOptimizer::restart_schedule(std::int64_t at) {
+  for (std::size_t g = 0; g < optimizer().groups(); ++g) optimizer().set_lr(g, base_lr_[g]);
+  if (!scheduler_) return;
+  scheduler_.emplace(optimizer(), entry_.schedule, run_);
+  scheduler_->set_steps(at);
+}
+
+void ActiveOptimizer::set_base_lr(double lr) {
+  base_lr_.assign(base_lr_.size(), lr);
+  restart_schedule(scheduler_ ? scheduler_->steps() : 0);
+}
+
+void ActiveOptimizer::set_run(const optim::RunNumbers& run) {
+  run_ = run;
+  if (scheduler_) restart_schedule(scheduler_->steps());
+}
+
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
   const std::span<const optim::Arena> arenas = optimizer().arenas();
   if (!reducer_ || !reducer_->serves(arenas)) {
@@ -69,15 +87,11 @@ void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& conso
     if (differ_but_lr(own.numbers(g), saved.groups[g]))
       console.warn(
           "resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
-    own.set_lr(g, saved.base_lr[g]);
   }
   if (base_lr_ != saved.base_lr)
     console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
   base_lr_ = saved.base_lr;
-  if (scheduler_) {
-    scheduler_.emplace(own, entry_.schedule, run_);
-    scheduler_->set_steps(saved.schedule_steps);
-  }
+  restart_schedule(saved.schedule_steps);
   for (std::size_t g = 0; g < own.groups(); ++g) own.set_lr(g, saved.groups[g].lr);
   steps = saved.steps;
   if (plateau_ && saved.plateau.size() == 5) {

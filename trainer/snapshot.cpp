@@ -48,7 +48,7 @@ Checkpoint take_snapshot(TrainerState& s) {
   c.seed = s.seed;
   c.ranks = s.ranks();
   c.counters = s.counters;
-  c.loader = describe(*s.train);
+  if (s.train) c.loader = describe(*s.train);
   c.logging = s.log.state();
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
@@ -114,7 +114,7 @@ void restore_model(TrainerState& s, Checkpoint& c) {
 }
 
 void restore_progress(TrainerState& s, const Checkpoint& c) {
-  const Checkpoint::Loader now = describe(*s.train);
+  const Checkpoint::Loader now = s.train ? describe(*s.train) : c.loader;
   if (now.size != c.loader.size || now.batch_size != c.loader.batch_size || now.seed != c.loader.seed)
     s.console.warn(
         "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");

@@ -21,3 +21,4 @@
 #include "anneal/trainer/simple_trainer.h"
 #include "anneal/trainer/tensorboard_logger.h"
 #include "anneal/trainer/trainer.h"
+#include "anneal/trainer/tuner.h"

@@ -15,6 +15,7 @@
 #include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/json_logger.h"
+#include "anneal/trainer/model_ema.h"
 #include "anneal/trainer/print_callbacks.h"
 #include "anneal/trainer/report.h"
 #include "anneal/trainer/save_callbacks.h"

@@ -7,7 +7,8 @@
 namespace anneal {
 inline namespace v0 {
 
-/// While it observes, it is told of each kernel that its thread runs, or queues on a GPU. Views run none.
+/// While it observes, it is told of each kernel that its thread runs, or queues on a GPU. Views run none. It belongs to
+/// that thread.
 class OpObserver {
  public:
   OpObserver() = default;
@@ -15,7 +16,7 @@ class OpObserver {
   OpObserver& operator=(const OpObserver&) = delete;
   virtual ~OpObserver() { observe(false); }
 
-  /// Begins to look at the calling thread's ops, or ends it; several may look. Observing ends with the object.
+  /// Begins to look at the calling thread's ops, or ends it, as the object's end does; several may look.
   void observe(bool on);
 
   virtual void begin(const kernels::Work& work, Device device) = 0;

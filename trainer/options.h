@@ -16,6 +16,7 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/duration.h"
 #include "anneal/trainer/logger.h"
+#include "anneal/trainer/profiler.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -73,6 +74,7 @@ struct TrainerOptions {
   double gradient_clip_val = 0;                  ///< largest norm of all gradients, or magnitude; 0: no limit
   std::string gradient_clip_algorithm = "norm";  ///< norm or value
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
+  ProfilerOption profiler = {};                  ///< simple, ops, trace, or an object: where the time goes
 
   LoggerOption logger = true;
   std::vector<Shared<Callback>> callbacks = {};

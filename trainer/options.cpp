@@ -74,6 +74,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check<ConfigError>(o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", o.gradient_clip_val);
   check<ConfigError>(o.gradient_clip_algorithm == "norm" || o.gradient_clip_algorithm == "value",
                      "gradient_clip_algorithm: expected norm or value, got \"{}\"", o.gradient_clip_algorithm);
+  o.profiler = o.profiler.profiler();
   if (o.max_epochs) check_least("max_epochs", *o.max_epochs, -1, " (-1: no limit)");
   check_least("max_steps", o.max_steps, -1, " (-1: no limit)");
   if (o.min_epochs) check_least("min_epochs", *o.min_epochs, 0);

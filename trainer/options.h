@@ -16,6 +16,7 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/duration.h"
 #include "anneal/trainer/logger.h"
+#include "anneal/trainer/profiler.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -81,6 +82,7 @@ struct TrainerOptions {
   /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
   /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.
   bool handle_signals = false;
+  ProfilerOption profiler = {};  ///< simple, ops, trace, or an object: where the time goes
 
   LoggerOption logger = true;
   std::vector<Shared<Callback>> callbacks = {};

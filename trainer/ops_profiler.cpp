@@ -31,7 +31,7 @@ void OpsProfiler::begin_run() {
 }
 
 void OpsProfiler::end_run() {
-  std::exchange(timer_, nullptr)->finish();
+  if (const auto timer = std::exchange(timer_, nullptr)) timer->finish();
   run_seconds_ = DeviceMark().seconds_since(begin_);
 }
 

@@ -35,7 +35,7 @@ struct TrainerState {
   std::vector<Shared<Callback>> callbacks;
   std::vector<Shared<Callback>> quiet_callbacks;  ///< those that only rank 0 calls, on other ranks
   std::vector<Shared<Logger>> loggers;
-  const std::shared_ptr<Profiler> profiler;  ///< null: none
+  std::shared_ptr<Profiler> profiler;  ///< null: none
   ActionNames action_names;
   std::uint64_t seed;
 

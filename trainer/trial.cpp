@@ -47,6 +47,7 @@ Aside::Aside(TrainerState& s)
       callbacks_(s.callbacks, {}),
       quiet_callbacks_(s.quiet_callbacks, {}),
       loggers_(s.loggers, {}),
+      profiler_(s.profiler, nullptr),
       val_(s.val, {}),
       train_batches_(s.train_batches),
       test_batches_(s.test_batches),

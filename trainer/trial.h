@@ -46,6 +46,7 @@ class Aside {
   Restored<Stage> stage_;
   Restored<std::vector<Shared<Callback>>> callbacks_, quiet_callbacks_;
   Restored<std::vector<Shared<Logger>>> loggers_;
+  Restored<std::shared_ptr<Profiler>> profiler_;
   Restored<LimitedLoaders> val_;
   Restored<std::int64_t> train_batches_, test_batches_, predict_batches_;
   Restored<std::filesystem::path> resumed_from_;

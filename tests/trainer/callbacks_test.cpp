@@ -271,8 +271,9 @@ TEST(Duration, IsReadFromText) {
   EXPECT_EQ(Duration(std::string("100:00:90:99")).seconds(), 100 * 86400 + 90 * 60 + 99);
   EXPECT_EQ(Duration(90min).seconds(), 5400);
   EXPECT_EQ(Duration(250ms).seconds(), 0.25);
-  for (const char* bad : {"", "12", "00:12:00", "00:00:00:0", "00:00:00:000", ":00:00:00", "0:0:00:00", "a:00:00:00",
-                          "00:00:00:00:00", "00:00:00:00 ", "-1:00:00:00", "99999999999999999999:00:00:00"})
+  for (const char* bad :
+       {"", "12", "00:12:00", "1:00:00", "00:00:00:0", "00:00:00:000", "00:00:00:100", ":00:00:00", "0:0:00:00",
+        "a:00:00:00", "00:00:00:00:00", "00:00:00:00 ", "-1:00:00:00", "99999999999999999999:00:00:00"})
     EXPECT_TRUE(message_of<ConfigError>([&] { const Duration d(bad); }).starts_with("duration")) << bad;
 }
 
@@ -433,6 +434,7 @@ TEST(SpikeDetection, Options) {
 }
 
 TEST(SpikeDetection, FindsTheLossThatJumped) {
+  EXPECT_EQ(spike_in({1, 1, 1, 1, 10}), 4);
   EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 6}), 4);
   EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 5.5}), -1);
   EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 6}, {.atol = 5}), -1);

@@ -66,6 +66,8 @@ TEST(EarlyStopping, PatienceCountsChecks) {
   EXPECT_EQ(fit({.check_on_train_epoch_end = false}, constant).epochs(), 4);
   EXPECT_EQ(fit({.patience = 0}, constant).epochs(), 2);
   EXPECT_EQ(fit({.patience = 1}, constant).epochs(), 2);
+  EXPECT_EQ(fit({.patience = 1}, {3, 2, 2, 2}).epochs(), 3);
+  EXPECT_EQ(fit({.patience = 0}, {3, 2, 2, 2}).epochs(), 3);
 }
 
 TEST(EarlyStopping, AnImprovementIsMoreThanMinDelta) {
@@ -76,6 +78,9 @@ TEST(EarlyStopping, AnImprovementIsMoreThanMinDelta) {
   EXPECT_EQ(fit({.patience = 2}, {3, 4, 2, 3, 1, 2, 2}).epochs(), 7);
   EXPECT_EQ(fit({.patience = 1, .mode = "max"}, rising).reason(), not_stopped);
   EXPECT_EQ(fit({.patience = 1}, rising).epochs(), 2);
+  const Outcome slow = fit({.min_delta = 0.1, .patience = 2}, {1, 0.95, 0.91, 0.5});
+  EXPECT_EQ(slow.epochs(), 3);
+  EXPECT_EQ(slow.stopper->best_score(), 1);
 }
 
 TEST(EarlyStopping, Thresholds) {
@@ -83,6 +88,8 @@ TEST(EarlyStopping, Thresholds) {
   EXPECT_EQ(good.epochs(), 3);
   EXPECT_EQ(good.reason(), stopping_threshold);
   EXPECT_EQ(good.stopper->stopping_message(), "v is 0.3, better than the stopping_threshold 0.4");
+  EXPECT_EQ(fit({.stopping_threshold = 0.4}, {1, 0.4, 0.39, 0.2}).epochs(), 3);
+  EXPECT_EQ(fit({.divergence_threshold = 4}, {1, 5, 1, 1}).epochs(), 2);
   const Outcome bad = fit({.divergence_threshold = 2}, {1, 2, 3, 4});
   EXPECT_EQ(bad.epochs(), 3);
   EXPECT_EQ(bad.reason(), divergence_threshold);
@@ -112,6 +119,7 @@ TEST(EarlyStopping, AMissingMetric) {
 
 TEST(EarlyStopping, WaitsForTheMinimum) {
   EXPECT_EQ(fit({.patience = 1}, rising, {.min_epochs = 5}).epochs(), 5);
+  EXPECT_EQ(fit({}, constant, {.min_epochs = 6}).epochs(), 6);
   // Checks after 2 and 4 batches of an epoch: the second one asks.
   EXPECT_EQ(fit({.patience = 1}, constant, {.min_steps = 11, .val_check_interval = 0.5}).result.global_step, 11);
 }
@@ -123,14 +131,18 @@ TEST(EarlyStopping, WithdrawsARequestWhenTheMetricImproves) {
   EXPECT_EQ(run.stopper->stopped_epoch(), 0);
   EXPECT_EQ(run.stopper->stopping_message(), "");
   EXPECT_EQ(run.result.reason, StopReason::max_epochs);
+  EXPECT_EQ(fit({.patience = 1}, {1, 1, 0.5, 0.4, 0.3}, {.min_epochs = 4}).epochs(), 5);
 }
 
 TEST(EarlyStopping, SeesWhatOthersLogAtTheEpochsEnd) {
   const auto stopper = std::make_shared<EarlyStopping>(EarlyStoppingOptions{.monitor = "late"});
   const LambdaCallback log({.on_train_epoch_end = [](Trainer& trainer, TrainingModule&) { trainer.log("late", 1); }});
-  Trainer trainer(quiet({.max_epochs = 9, .callbacks = {stopper, log}}));
   Probe probe;
-  EXPECT_EQ(trainer.fit(probe, counting_loader(1)).epochs, 4);
+  for (const bool first : {true, false}) {
+    TrainerOptions options = quiet({.max_epochs = 9, .callbacks = {stopper, log}});
+    if (!first) std::swap(options.callbacks[0], options.callbacks[1]);
+    EXPECT_EQ(Trainer(options).fit(probe, counting_loader(1)).epochs, 4) << first;
+  }
 }
 
 TEST(EarlyStopping, TwoHaveTwoMetrics) {
@@ -171,6 +183,12 @@ TEST(EarlyStopping, GoesOnFromACheckpoint) {
   const Outcome resumed = fit({}, constant, {}, {.resume = file});
   EXPECT_EQ(resumed.epochs(), 4);
   EXPECT_EQ(resumed.stopper->wait_count(), 3);
+  std::string text;
+  TrainerOptions without = quiet({.max_epochs = 3});
+  without.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  Trainer(without).fit(probe, counting_loader(4), {.resume = file});
+  EXPECT_NE(text.find("EarlyStopping monitor=v"), std::string::npos) << text;
 
   // The whole run's last state: nothing is left to do, but with more patience.
   TrainerOptions options;

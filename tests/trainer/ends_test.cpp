@@ -306,6 +306,8 @@ TEST(ContinueRun, GoesOnWhereTheLastFitEnded) {
               }).starts_with("max_epochs: expected at least the 3 of the last fit"));
   EXPECT_TRUE(message_of<ConfigError>([&] { trainer.set_max_steps(-2); }).starts_with("max_steps"));
   EXPECT_EQ(trainer.fit(parts, counting_loader(2)).global_step, 2) << "without it a fit begins anew";
+  trainer.set_max_epochs(2);
+  EXPECT_EQ(trainer.fit(parts, counting_loader(2), {.continue_run = true}).global_step, 4);
 }
 
 }  // namespace

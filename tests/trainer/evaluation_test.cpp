@@ -13,7 +13,7 @@ using Values = std::vector<double>;
 struct TwoLoaders : Probe {
   TwoLoaders() {
     in_validation_step = [](const Batch& batch, StepContext& step) {
-      step.log("v", batch["x"].item() + 100 * static_cast<double>(step.dataloader_idx()));
+      step.log("v", batch["x"].item() + 10 * static_cast<double>(step.dataloader_idx()));
       if (step.dataloader_idx() == 0) step.log("w", 7, {.add_dataloader_idx = false});
     };
   }
@@ -23,12 +23,12 @@ struct TwoLoaders : Probe {
 TEST(SeveralLoaders, MetricsHaveTheirNumbers) {
   TwoLoaders module;
   Trainer trainer(quiet({}));
-  const auto metrics = trainer.validate(module, {counting_loader(3), counting_loader(2)});
+  const auto metrics = trainer.validate(module, {counting_loader(2), counting_loader(3)});
   ASSERT_EQ(metrics.size(), 2U);
   EXPECT_EQ(metrics[0].names(), "v/dataloader_idx_0, w, ee");
-  EXPECT_EQ(metrics[0]["v/dataloader_idx_0"], 1);
+  EXPECT_EQ(metrics[0]["v/dataloader_idx_0"], 0.5);
   EXPECT_EQ(metrics[1].names(), "v/dataloader_idx_1, ee");
-  EXPECT_EQ(metrics[1]["v/dataloader_idx_1"], 100.5);
+  EXPECT_EQ(metrics[1]["v/dataloader_idx_1"], 11);
   EXPECT_TRUE(trainer.validate(module, counting_loader(3))[0].contains("v")) << "one has none";
 }
 
@@ -74,10 +74,10 @@ TEST(Predict, ReturnsWhatTheStepSays) {
   Trainer trainer(quiet({}));
   EXPECT_EQ(flat(trainer.predict(module, counting_loader(2, 2))), (Values{0, 2, 4, 6}));
   EXPECT_TRUE(module.training()) << "modes are restored";
-  const auto lists = trainer.predict(module, std::vector{counting_loader(2), counting_loader(1)});
+  const auto lists = trainer.predict(module, std::vector{counting_loader(2), counting_loader(3)});
   ASSERT_EQ(lists.size(), 2U);
   EXPECT_EQ(flat(lists[0]), (Values{0, 2}));
-  EXPECT_EQ(flat(lists[1]), (Values{0}));
+  EXPECT_EQ(flat(lists[1]), (Values{0, 2, 4}));
   EXPECT_TRUE(trainer.predict(module, counting_loader(2), {.return_predictions = false}).empty());
   Trainer limited(quiet({.limit_predict_batches = 1}));
   EXPECT_EQ(flat(limited.predict(module, counting_loader(5))), (Values{0}));
@@ -151,6 +151,10 @@ TEST(PredictionWriter, KnowsWhichSamplesWerePredicted) {
     EXPECT_NE(writer->of_epoch, (std::vector<std::int64_t>{0, 1, 2, 3, 4, 5, 6}));
     for (std::size_t i = 0; i < 7; ++i) EXPECT_EQ(writer->values[i], 2 * static_cast<double>(writer->of_epoch[i]));
   }
+  auto writer = std::make_shared<Writer>(WriteInterval::epoch);
+  Doubling module;
+  Trainer(quiet({.callbacks = {writer}})).predict(module, counting_loader(2, 2));
+  EXPECT_EQ(writer->of_epoch, (std::vector<std::int64_t>{0, 1, 2, 3}));
 }
 
 TEST(Evaluation, TakesWeightsFromACheckpoint) {
@@ -171,6 +175,23 @@ TEST(Evaluation, TakesWeightsFromACheckpoint) {
     EXPECT_EQ(probe.weight.item(), trained) << ckpt;
   }
   EXPECT_THROW(trainer.test(probe, counting_loader(1), {.ckpt = "nowhere"}), Error);
+
+  const TempFolder kept;
+  Values at_end;
+  Probe scored;
+  scored.in_validation_step = [](const Batch&, StepContext& step) {
+    step.log("val_loss", Values{3, 1, 2}.at(static_cast<std::size_t>(step.current_epoch())));
+  };
+  options.max_epochs = 3;
+  options.callbacks = {ModelCheckpoint({.dirpath = kept.path(), .monitor = "val_loss"}),
+                       LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
+                         at_end.push_back(scored.weight.item());
+                       }})};
+  Trainer best(options);
+  best.fit(scored, counting_loader(2), counting_loader(1));
+  best.test(scored, counting_loader(1), {.verbose = false, .ckpt = "best"});
+  ASSERT_EQ(at_end.size(), 3U);
+  EXPECT_EQ(scored.weight.item(), at_end[1]);
 }
 
 }  // namespace

@@ -180,6 +180,8 @@ TEST(Hooks, CountersInHooks) {
   EXPECT_EQ(counters->epochs, (std::vector<std::int64_t>{0, 1}));
   EXPECT_EQ(counters->at_end, (std::vector<std::int64_t>{2}));
   EXPECT_EQ(counters->total, (std::vector<std::int64_t>{0, 1, 2, 3}));
+  Trainer(quiet({.max_epochs = 1, .callbacks = {counters}})).fit(probe, counting_loader(2));
+  EXPECT_EQ(counters->at_end.back(), 1);
 }
 
 TEST(Validation, ModesAreRestoredOneByOne) {

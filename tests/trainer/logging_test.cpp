@@ -61,6 +61,14 @@ TEST(Rows, OfStepsCarryTheStepsValues) {
   Logged none({.max_epochs = 1, .log_every_n_steps = 0});
   none.fit(5, [](const Batch&, StepContext& step) { step.log("a", 1, {.on_epoch = true}); });
   EXPECT_EQ(none.rows->rows, (Texts{"5: a_epoch=1 epoch=0"}));
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1, .logger = std::make_shared<Rows>()});
+  options.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  Trainer(options).fit(probe, counting_loader(3));
+  const std::size_t warning = text.find("log_every_n_steps");
+  EXPECT_NE(warning, std::string::npos) << "no row is due";
+  EXPECT_EQ(text.find("log_every_n_steps", warning + 1), std::string::npos) << text;
 }
 
 TEST(Rows, OfAWindowAreReducedOverIt) {

@@ -31,7 +31,7 @@ TEST(Limits, EpochsAndSteps) {
   EXPECT_EQ(epochs.result.reason, StopReason::max_epochs);
   for (const TrainerOptions& none : {TrainerOptions{.max_epochs = 0}, TrainerOptions{.max_steps = 0}}) {
     const auto outcome = fit(none, 2);
-    EXPECT_EQ(outcome.watch.train_starts, 0);
+    EXPECT_EQ(outcome.watch.train_starts + outcome.watch.batches + outcome.watch.epoch_ends, 0);
     EXPECT_EQ(outcome.result.global_step, 0);
   }
   const auto steps = fit({.max_steps = 3}, 5, 1);
@@ -48,6 +48,19 @@ TEST(Limits, EpochsAndSteps) {
   const auto first = fit({.max_epochs = 1, .max_steps = 10}, 5);
   EXPECT_EQ(first.result.global_step, 5);
   EXPECT_EQ(first.result.reason, StopReason::max_epochs);
+  const auto estimated = [](TrainerOptions options) {
+    std::int64_t number = 0;
+    options.accumulate_grad_batches = 4;
+    fit(options, 10, 0, std::make_shared<AtBatchEnd>([&](Trainer& trainer, std::int64_t) {
+          number = trainer.estimated_stepping_batches();
+          trainer.stop();
+        }));
+    return number;
+  };
+  EXPECT_EQ(estimated({.max_epochs = 3}), 9);
+  EXPECT_EQ(estimated({.max_steps = 5}), 5);
+  EXPECT_EQ(estimated({.max_epochs = 3, .max_steps = 5}), 5);
+  EXPECT_EQ(estimated({.max_epochs = -1}), -1) << "there is no limit";
 }
 
 TEST(Limits, MaxEpochsUnset) {
@@ -69,7 +82,10 @@ TEST(Limits, BadValuesNameTheirOption) {
   EXPECT_TRUE(error({.limit_train_batches = 1.5}).starts_with("limit_train_batches"));
   EXPECT_TRUE(error({.limit_train_batches = -1}).starts_with("limit_train_batches"));
   EXPECT_TRUE(error({.fast_dev_run = -1}).starts_with("fast_dev_run"));
+  EXPECT_TRUE(error({.devices = -1}).starts_with("devices"));
+  EXPECT_EQ(error({.accelerator = "tpu"}), "accelerator: expected auto, cpu, gpu or cuda, got \"tpu\"");
   EXPECT_TRUE(error({.val_check_interval = 0}).starts_with("val_check_interval"));
+  EXPECT_TRUE(error({.val_check_interval = -1}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = 0.0}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = 1.5}).starts_with("val_check_interval"));
   EXPECT_TRUE(
@@ -133,7 +149,13 @@ TEST(Limits, NumberOfBatches) {
   EXPECT_EQ(sanity(-1), 5);
   EXPECT_EQ(sanity(0), 0);
   EXPECT_EQ(sanity(100), 5);
-  EXPECT_EQ(fit({.max_epochs = 3}, 0).result.reason, StopReason::no_data);
+  const auto empty = fit({.max_epochs = 3}, 0);
+  EXPECT_EQ(empty.result.reason, StopReason::no_data);
+  EXPECT_EQ(empty.watch.train_starts, 0);
+  const auto trial = fit({.max_epochs = 2, .fast_dev_run = 3}, 6, 6);
+  EXPECT_EQ(trial.watch.batches, 3);
+  EXPECT_EQ(trial.watch.val_batches, 3);
+  EXPECT_EQ(fit({.max_epochs = 1, .fast_dev_run = 0}, 6).watch.batches, 6);
 }
 
 TEST(Limits, FastDevRunWritesNothing) {
@@ -157,7 +179,8 @@ TEST(Validation, WhenItIsDue) {
   const auto at = [](TrainerOptions options, std::int64_t n) { return fit(options, n, 1).watch.checks; };
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 0.25}, 10), (Checks{2, 4, 6, 8, 10}));
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 0.3}, 10), (Checks{3, 6, 9}));
-  EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 0.01}, 3), (Checks{1, 2, 3}));
+  EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 0.01}, 10), (Checks{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+  EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 1}, 10), (Checks{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(at({.max_epochs = 1}, 10), (Checks{10}));
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 4}, 10), (Checks{4, 8}));
   EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 7, .check_val_every_n_epoch = std::nullopt}, 5),
@@ -210,6 +233,24 @@ TEST(Accumulation, MeanOverTheTrueWindow) {
   auto one = std::make_shared<Gradients>();
   fit({.max_epochs = 1, .accumulate_grad_batches = 100}, 3, 0, one);
   EXPECT_EQ(one->values, (std::vector<double>{2}));
+
+  struct Losses : Callback {
+    std::vector<double> values;
+    void on_train_batch_end(Trainer&, TrainingModule&, const Tensor& loss, const Batch&, StepContext&) override {
+      values.push_back(loss.item());
+    }
+  };
+  // The gradient is 1, and the loss 8 until the first step.
+  struct Eight : Probe {
+    Tensor training_step(const Batch&, StepContext&) override { return sum(weight) + 8.0; }
+  } module;
+  gradients = std::make_shared<Gradients>();
+  const auto losses = std::make_shared<Losses>();
+  Trainer(quiet({.max_epochs = 1, .accumulate_grad_batches = 4, .callbacks = {gradients, losses}}))
+      .fit(module, counting_loader(10));
+  EXPECT_EQ(gradients->values, (std::vector<double>{1, 1, 1}));
+  ASSERT_EQ(losses->values.size(), 10U);
+  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(losses->values[i], 8) << "not divided";
 }
 
 TEST(Accumulation, EqualsOneLargeBatch) {
@@ -274,7 +315,10 @@ TEST(Schedules, MoveByStepsOrEpochs) {
   using Rates = std::vector<double>;
   EXPECT_EQ(rates(Interval::step, 1, 1, 4, 1), (Rates{1, 2, 3, 4}));
   EXPECT_EQ(rates(Interval::step, 3, 1, 4, 2), (Rates{0, 0, 1, 1, 1, 2, 2, 2}));
+  EXPECT_EQ(rates(Interval::step, 3, 1, 4, 3), (Rates{0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4}));
   EXPECT_EQ(rates(Interval::step, 1, 2, 4, 1), (Rates{0, 1, 1, 2}));
+  EXPECT_EQ(rates(Interval::step, 3, 2, 4, 3), (Rates{0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2}));
+  EXPECT_EQ(rates(Interval::epoch, 1, 1, 4, 1), (Rates{0, 0, 0, 1}));
   EXPECT_EQ(rates(Interval::epoch, 1, 1, 2, 2), (Rates{0, 1, 1, 2}));
   EXPECT_EQ(rates(Interval::epoch, 2, 1, 2, 2), (Rates{0, 0, 0, 1}));
 }
@@ -298,6 +342,16 @@ TEST(OverfitBatches, EveryEpochSeesTheSameFirstBatches) {
   EXPECT_EQ(watch->val_batches, 6);
   EXPECT_NE(text.find("overfit_batches"), std::string::npos);
   EXPECT_THROW(Trainer(quiet({.overfit_batches = -1})), ConfigError);
+  using Batches = std::pair<std::int64_t, std::int64_t>;
+  const auto batches = [](TrainerOptions limits) {
+    limits.max_epochs = 1;
+    const auto run = fit(limits, 10, 4);
+    return Batches(run.watch.batches, run.watch.val_batches);
+  };
+  EXPECT_EQ(batches({.overfit_batches = 2}), Batches(2, 2));
+  EXPECT_EQ(batches({.overfit_batches = 0.5}), Batches(5, 2));
+  EXPECT_EQ(batches({.limit_train_batches = 5, .overfit_batches = 2}), Batches(2, 2));
+  EXPECT_TRUE(Trainer(quiet({.overfit_batches = 2})).options().limit_test_batches.is_all());
 }
 
 TEST(Runs, EachFitStartsAnew) {

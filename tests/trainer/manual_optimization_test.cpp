@@ -49,6 +49,9 @@ TEST(ManualOptimization, StepsSeveralOptimizers) {
   }
   EXPECT_NEAR(pair.a.item(), a, 1e-6);
   EXPECT_NEAR(pair.b.item(), b, 1e-6);
+  auto watch = std::make_shared<Watch>();
+  Trainer(quiet({.max_steps = 2, .callbacks = {watch}})).fit(pair, counting_loader(3));
+  EXPECT_EQ(watch->batches, 2);
 }
 
 TEST(ManualOptimization, WhatIsToggledOffGetsNoGradient) {
@@ -120,6 +123,7 @@ TEST(ManualOptimization, ContradictionsAreNamed) {
   };
   EXPECT_EQ(message({.accumulate_grad_batches = 2}).find("accumulate_grad_batches"), 0U);
   EXPECT_EQ(message({.gradient_clip_val = 1}).find("gradient_clip_val"), 0U);
+  EXPECT_EQ(message({.gradient_clip_val = 0}), "");
 
   struct Automatic : Pair {
     bool automatic_optimization() const override { return true; }

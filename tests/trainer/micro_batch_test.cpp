@@ -57,6 +57,10 @@ TEST(SetWeight, AWindowIsAsOneBatchOfItsItems) {
   EXPECT_LT(difference(trained_on(sentences(1), 4, true), batches), 1e-12);
   EXPECT_LT(difference(trained_on(sentences(2), 2, true), batches), 1e-12);
   EXPECT_GT(difference(trained_on(sentences(1), 4, false), batches), 1e-4) << "the mean of means is another thing";
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) { step.set_weight(step.batch_idx() == 0 ? 3 : 5); };
+  Trainer(quiet({.max_epochs = 1, .accumulate_grad_batches = 2})).fit(probe, counting_loader(2));
+  EXPECT_NEAR(probe.weight.item(), -0.1 * (1 + 2) / 8, 1e-7);
 }
 
 TEST(SetWeight, AllStepsOfAWindowOrNone) {
@@ -101,6 +105,17 @@ TEST(SkipEpoch, EndsTheEpochAndStepsTheOpenWindow) {
   EXPECT_EQ(probe.rates, (std::vector<double>{0.5, 0.25}));
   // Steps of 1 and 0.5 on the means of (1, 2), (3): gradients 1.5 and 3.
   EXPECT_FLOAT_EQ(static_cast<float>(probe.weight.item()), -(1 + 0.5f) * (1.5f + 3));
+
+  struct Early : Probe {
+    void on_train_batch_start(const Batch&, StepContext& step) override {
+      if (step.batch_idx() == 1) step.skip_epoch();
+    }
+  } early;
+  watch = std::make_shared<Watch>();
+  Trainer single(quiet({.max_epochs = 1, .callbacks = {watch}}));
+  EXPECT_EQ(single.fit(early, counting_loader(4), counting_loader(1)).global_step, 1);
+  EXPECT_TRUE(watch->checks.empty());
+  EXPECT_EQ(watch->epoch_ends, 1);
 }
 
 TEST(Clipping, AModuleMayChooseItsOwn) {
@@ -117,6 +132,19 @@ TEST(Clipping, AModuleMayChooseItsOwn) {
   const std::string message = message_of<ConfigError>(
       [&] { Trainer(quiet({.max_epochs = 1, .gradient_clip_val = 1})).fit(own, counting_loader(2)); });
   EXPECT_NE(message.find("gradient_clip_val is 1 by norm, got 1 by value"), std::string::npos) << message;
+
+  struct Other : Probe {
+    double limit = 0;  // none
+    void configure_gradient_clipping(optim::Optimizer& optimizer, double, std::string_view algorithm) override {
+      if (limit > 0) clip_gradients(optimizer, limit, algorithm);
+    }
+  } other;
+  Trainer trainer(quiet({.max_epochs = 1, .gradient_clip_val = 1}));
+  trainer.fit(other, counting_loader(2));
+  EXPECT_NEAR(other.weight.item(), -0.1 * (1 + 2), 1e-6) << "the second gradient is above 1";
+  other.limit = 2;
+  EXPECT_NE(message_of<ConfigError>([&] { trainer.fit(other, counting_loader(2)); }).find("got 2 by norm"),
+            std::string::npos);
 }
 
 TEST(BatchTransfer, HooksChangeTheBatchInOrder) {
@@ -208,6 +236,14 @@ TEST(ConfigureCallbacks, ReplaceThoseOfTheirType) {
     ASSERT_EQ(trainer.callbacks().size(), 2U) << "the second run replaces what the first one added";
     EXPECT_EQ(dynamic_cast<const Numbered&>(*trainer.callbacks()[0]).number, 2);
   }
+  struct WithStopping : Probe {
+    std::vector<Shared<Callback>> configure_callbacks() override {
+      return {EarlyStopping({.monitor = "absent", .strict = false})};
+    }
+  } stopping;
+  Trainer strict(quiet({.max_epochs = 1, .callbacks = {EarlyStopping({.monitor = "missing"})}}));
+  EXPECT_EQ(strict.fit(stopping, counting_loader(1)).epochs, 1) << "the Trainer's own would throw";
+  EXPECT_EQ(strict.callbacks().size(), 1U);
 }
 
 TEST(Hooks, ConfigureModelAndPrepareDataComeOnceInARun) {

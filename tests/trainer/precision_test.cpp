@@ -45,6 +45,7 @@ struct Circle : TrainingModule {
   }
   Tensor training_step(const Batch& batch, StepContext&) override {
     const Tensor loss = loss_of(batch);
+    EXPECT_EQ(loss.dtype() == DType::f64, expected->parameters == DType::f64);
     losses.push_back(loss.item());
     return loss;
   }
@@ -106,7 +107,7 @@ TEST(Precision, AnUnknownNameGetsTheList) {
   EXPECT_TRUE(error.starts_with("precision")) << error;
   expect_contains(error, "\"fp8\"");
   for (const Dtypes& known : dtypes) expect_contains(error, known.precision);
-  EXPECT_THROW(Trainer(quiet({.precision = ""})), ConfigError);
+  for (const char* bad : {"", "8"}) EXPECT_THROW(Trainer(quiet({.precision = bad})), ConfigError);
 }
 
 TEST(Precision, AGradScalerIsFor16Mixed) {
@@ -384,6 +385,14 @@ TEST(Clipping, EqualsTheHandCalculation) {
           EXPECT_EQ(follower->window, 3u);
           if (logs) { EXPECT_NEAR(trainer.callback_metrics()["grad_norm"], norm_of(averages[2]), 1e-5); }
         }
+  struct Two : TrainingModule {
+    nn::Parameter a{{this, "a"}, zeros({1})}, b{{this, "b"}, zeros({1})};
+    Tensor training_step(const Batch&, StepContext&) override { return sum(a) * 3.0 + sum(b) * 4.0; }
+    OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 1})}; }
+  } two;
+  Trainer(quiet({.max_epochs = 1, .gradient_clip_val = 1})).fit(two, counting_loader(1));
+  EXPECT_NEAR(two.a.item(), -0.6, 1e-6) << "the norm is that of both";
+  EXPECT_NEAR(two.b.item(), -0.8, 1e-6);
 }
 
 TEST(Clipping, RefusesBadOptions) {

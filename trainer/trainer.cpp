@@ -207,10 +207,12 @@ DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
 Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, const FitOptions& options) {
   check<ConfigError>(options.resume.empty(), "continue_run: expected that or resume, got both");
   check(s.fitted == &module, "continue_run: this Trainer has not fitted this module last");
+  struct Attached {  // also if a hook throws
+    TrainerState& s;
+    ~Attached() { s.attach(nullptr); }
+  } const attached{s};
   s.attach(&module);
-  Checkpoint end = take_snapshot(s);
-  s.attach(nullptr);
-  return end;
+  return take_snapshot(s);
 }
 
 // `instead` takes the place of the loop.

@@ -310,5 +310,17 @@ TEST(ContinueRun, GoesOnWhereTheLastFitEnded) {
   EXPECT_EQ(trainer.fit(parts, counting_loader(2), {.continue_run = true}).global_step, 4);
 }
 
+TEST(ContinueRun, AHookThatThrowsLeavesTheTrainerFree) {
+  struct Model : Probe {
+    bool fails = false;
+    void on_save_checkpoint(Checkpoint&) override { check(!fails, "not now"); }
+  } module;
+  Trainer trainer(quiet({.max_epochs = 1}));
+  trainer.fit(module, counting_loader(2));
+  module.fails = true;
+  EXPECT_EQ(message_of<Error>([&] { trainer.fit(module, counting_loader(2), {.continue_run = true}); }), "not now");
+  EXPECT_EQ(trainer.fit(module, counting_loader(2)).global_step, 2);
+}
+
 }  // namespace
 }  // namespace anneal_test

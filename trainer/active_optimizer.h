@@ -34,8 +34,9 @@ class ActiveOptimizer {
   /// Throws Error for the state of another kind of optimizer; warns where the code's numbers differ from it.
   void restore(const Checkpoint::Optimizer& saved, Console& console);
 
-  std::int64_t steps = 0;           ///< made so far
-  std::int64_t checks_at_look = 0;  ///< validations that had run when the plateau last looked
+  std::int64_t steps = 0;            ///< made so far
+  dist::BucketOptions buckets = {};  ///< of its reducer
+  std::int64_t checks_at_look = 0;   ///< validations that had run when the plateau last looked
 
  private:
   OptimizerEntry entry_;

@@ -255,7 +255,7 @@ void FitLoop::step() {
   optimizer.defer({.average = 1 / c_.window, .scaler = s_.scaler ? &*s_.scaler : nullptr});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
   s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,
-                 o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
+                 *o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
   s_.call_module(HookPoint::optimizer_step, &M::optimizer_step, optimizer);
   if (s_.scaler && s_.scaler->found_inf()) return s_.count_skipped_step();
   ++s_.optimizers[0].steps;

@@ -66,6 +66,10 @@ void MetricLog::begin_batch(const Batch& batch, std::optional<std::int64_t> data
 
 void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
   if (muted_) return;
+  if (ignores_) {
+    if (!std::exchange(ignored_, true)) warn_("log: does nothing with barebones");
+    return;
+  }
   if (!dataloader_idx_ || !options.add_dataloader_idx) return log_as(name, value, options);
   check(name.find("/dataloader_idx_") == std::string_view::npos,
         "log: {}: expected a name without /dataloader_idx_, which is added; or set add_dataloader_idx to false", name);

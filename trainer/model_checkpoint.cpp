@@ -237,7 +237,7 @@ std::string ModelCheckpoint::expand_name(const Trainer& trainer) const {
 void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) const {
   std::error_code gone;
   if (path.empty() || path.parent_path() != folder_ || fs::equivalent(path, trainer.resumed_from(), gone)) return;
-  fs::remove(path, gone);
+  trainer.checkpoint_io().remove(path);
 }
 
 std::vector<fs::path> ModelCheckpoint::last_files(const Trainer& trainer) const {

@@ -74,7 +74,7 @@ std::optional<Checkpoint> find_here(TrainerState& s, const std::string& resume) 
     candidates.push_back(resume);
   }
   for (const auto& path : candidates) try {
-      Checkpoint checkpoint = load_checkpoint(path);
+      Checkpoint checkpoint = s.checkpoint_io->load(path);
       s.resumed_from = path;
       return checkpoint;
     } catch (const Error& error) {
@@ -92,7 +92,7 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& re
   std::optional<Checkpoint> found;
   if (s.rank() == 0) found = find_here(s, resume);
   s.resumed_from = s.from_rank_zero("trainer/resume", s.resumed_from.string());
-  if (s.rank() > 0 && !s.resumed_from.empty()) found = load_checkpoint(s.resumed_from);
+  if (s.rank() > 0 && !s.resumed_from.empty()) found = s.checkpoint_io->load(s.resumed_from);
   return found;
 }
 

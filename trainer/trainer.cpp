@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 
 #include "anneal/core/autograd.h"
 #include "anneal/trainer/batch_norm_update.h"
@@ -10,6 +11,7 @@
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
 #include "anneal/trainer/snapshot.h"
+#include "anneal/trainer/tensorboard_logger.h"
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -45,9 +47,9 @@ void make_optimizers(TrainerState& s) {
                      "accumulate_grad_batches: expected 1 with manual optimization, got {}; training_step decides when "
                      "to step",
                      o.accumulate_grad_batches);
-  check<ConfigError>(s.automatic || o.gradient_clip_val == 0,
+  check<ConfigError>(s.automatic || *o.gradient_clip_val == 0,
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
-                     o.gradient_clip_val);
+                     *o.gradient_clip_val);
   const OptimizerConfig config = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
   for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry, run_numbers(s));
   check<ConfigError>(
@@ -64,7 +66,10 @@ void make_optimizers(TrainerState& s) {
 // All ranks start from rank 0's weights; it is an error if their models differ in more than those.
 void join_ranks(TrainerState& s) {
   if (!s.world) return;
-  for (ActiveOptimizer& active : s.optimizers) active.reducer(s.world->group());
+  for (ActiveOptimizer& active : s.optimizers) {
+    if (const auto& strategy = s.options.strategy.object()) active.buckets = strategy->buckets();
+    active.reducer(s.world->group());
+  }
   dist::broadcast(s.world->group(), s.module->parameters());
   dist::broadcast(s.world->group(), s.module->buffers());
 }
@@ -81,6 +86,13 @@ void resolve_limits(TrainerState& s) {
     s.console.warn(format(
         "log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
         o.log_every_n_steps, s.train_batches));
+}
+
+// Integers among hyper-parameters have a sign.
+HParams seed_as_hparam(std::uint64_t seed) {
+  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (seed > largest) return {{"seed", std::to_string(seed)}};
+  return {{"seed", static_cast<std::int64_t>(seed)}};
 }
 
 void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
@@ -204,6 +216,7 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
     if (resumed) restore_model(s, *resumed);
     make_optimizers(s);
     join_ranks(s);
+    s.call_loggers([&](Logger& logger) { logger.log_hyperparams(seed_as_hparam(resumed ? resumed->seed : s.seed)); });
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     FitLoop loop(s);
     if (resumed) {
@@ -268,13 +281,17 @@ std::ostream& operator<<(std::ostream& out, StopReason reason) {
 }
 
 Trainer::Trainer(TrainerOptions options) {
+  const std::vector<std::string> notices = notices_of(options);
   const bool epochs_unset = !options.max_epochs && options.max_steps == -1 && options.fast_dev_run == 0;
   state_ = std::make_unique<TrainerState>(*this, std::move(options));
   TrainerState& s = *state_;
   set_callbacks(s, with_standard_callbacks(s.options));
   if (s.rank() == 0) s.loggers = s.options.logger.loggers();
-  if (s.options.logger.standard() && s.rank() == 0)
-    s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
+  if (s.options.logger.standard() && s.rank() == 0) {
+    TensorBoardLogger tensorboard({.save_dir = s.options.default_root_dir});
+    CsvLogger csv({}, tensorboard.folder());
+    s.loggers = {std::move(tensorboard), std::move(csv)};
+  }
   const bool has_timer = std::any_of(s.options.callbacks.begin(), s.options.callbacks.end(), [](const auto& callback) {
     return dynamic_cast<const Timer*>(callback.get()) != nullptr;
   });
@@ -282,6 +299,7 @@ Trainer::Trainer(TrainerOptions options) {
     s.console.print("max_time is ignored: the callbacks have a Timer, which decides");
   if (epochs_unset && *s.options.max_epochs >= 0)
     s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
+  for (const std::string& notice : notices) s.console.print(notice);
   if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
 }
 
@@ -351,7 +369,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) {
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
         "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
         info(point).name);
-  if (is_global_zero()) anneal::save_checkpoint(path, take_snapshot(*state_));
+  if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_));
 }
 
 void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {
@@ -370,6 +388,7 @@ void Trainer::update_batch_norm() {
 }
 
 void Trainer::print(std::string_view line) { state_->console.print(line); }
+CheckpointIO& Trainer::checkpoint_io() const { return *state_->checkpoint_io; }
 Console& Trainer::console() { return state_->console; }
 
 const TrainerOptions& Trainer::options() const { return state_->options; }

@@ -12,6 +12,7 @@
 #include "anneal/nn/nn.h"
 #include "anneal/optim/optim.h"
 #include "anneal/trainer/checkpoint.h"
+#include "anneal/trainer/cli.h"
 #include "anneal/trainer/json_logger.h"
 #include "anneal/trainer/report.h"
 #include "anneal/trainer/tensorboard_logger.h"

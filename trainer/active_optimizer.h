@@ -32,7 +32,8 @@ class ActiveOptimizer {
 
   Checkpoint::Optimizer state() const;
   /// Throws Error for the state of another kind of optimizer; warns where the code's numbers differ from it.
-  void restore(const Checkpoint::Optimizer& saved, Console& console);
+  /// `override_lr`: the rates are the code's.
+  void restore(const Checkpoint::Optimizer& saved, Console& console, bool override_lr);
 
   std::int64_t steps = 0;            ///< made so far
   dist::BucketOptions buckets = {};  ///< of its reducer
@@ -41,7 +42,7 @@ class ActiveOptimizer {
  private:
   OptimizerEntry entry_;
   optim::RunNumbers run_;
-  std::vector<double> base_lr_;
+  std::vector<double> base_lr_;  // of the groups that were there when its schedule was made
   std::optional<optim::LRScheduler> scheduler_;
   std::optional<optim::ReduceLROnPlateau> plateau_;
   std::optional<dist::Reducer> reducer_;

@@ -8,8 +8,8 @@
 namespace anneal {
 inline namespace v0 {
 
-/// Those given, then the standard ones.
-std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& options);
+/// Those given, then the standard ones; `rich`: for a terminal with colours.
+std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& options, bool rich);
 
 /// Checkpoints last, and only what this rank calls. Throws ConfigError for callbacks that contradict each other or the
 /// options.

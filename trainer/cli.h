@@ -59,8 +59,11 @@ struct Configuration {
   std::string ckpt_path;   ///< to resume from, or whose weights are used
   bool overwrite = false;  ///< a config.json that says something else
 
+  /// Signals are handled unless somebody says otherwise.
   Configuration(TrainerOptions defaults, const Arguments& arguments)
-      : trainer(std::move(defaults)), learning(arguments.settings) {}
+      : trainer(std::move(defaults)), learning(arguments.settings) {
+    trainer.handle_signals = true;
+  }
   /// With the module's and the data's own.
   OptionTable table(const OptionTable& model, const OptionTable& data);
   /// Fills it from the environment (ANNEAL_TRAINER_MAX_EPOCHS) and the settings.
@@ -114,19 +117,21 @@ constexpr bool has_own_optimizer() {
   return true;
 }
 
+/// The program's exit code: 128 and the signal's number if one ended training.
 template <class Module, class Data>
-void run_command(const Arguments& arguments, const Configuration& configuration, Trainer& trainer, Module& module,
-                 Data& data, const Program& program) {
+int run_command(const Arguments& arguments, const Configuration& configuration, Trainer& trainer, Module& module,
+                Data& data, const Program& program) {
   const auto missing = [&](const char* loader) {
     throw ConfigError(format("{}: the data has no {}", arguments.command, loader));
   };
   const std::string& ckpt = configuration.ckpt_path;
+  int signal = 0;
   if (arguments.command == "fit") {
     if (program.before_fit) program.before_fit(trainer, module);
     if constexpr (!requires { data.train_dataloader(); }) missing("train_dataloader");
     else if constexpr (requires { data.val_dataloader(); })
-      trainer.fit(module, data.train_dataloader(), data.val_dataloader(), {.resume = ckpt});
-    else trainer.fit(module, data.train_dataloader(), {.resume = ckpt});
+      signal = trainer.fit(module, data.train_dataloader(), data.val_dataloader(), {.resume = ckpt}).signal;
+    else signal = trainer.fit(module, data.train_dataloader(), {.resume = ckpt}).signal;
     if (program.after_fit) program.after_fit(trainer, module);
   } else if (arguments.command == "validate") {
     if constexpr (requires { data.val_dataloader(); }) trainer.validate(module, data.val_dataloader(), {.ckpt = ckpt});
@@ -139,12 +144,13 @@ void run_command(const Arguments& arguments, const Configuration& configuration,
       trainer.predict(module, data.predict_dataloader(), {.return_predictions = false, .ckpt = ckpt});
     else missing("predict_dataloader");
   }
+  return signal == 0 ? 0 : 128 + signal;
 }
 
 /// Runs a command: fit, validate, test or predict. What is said later wins: the code's defaults, the environment,
 /// `--config FILE.json` in order, the other arguments in order. Returns the program's exit code: 0; 2, with a message,
-/// for a wrong option; 1 for another failure. `--optimizer` and `--lr_scheduler` take the place of
-/// configure_optimizers.
+/// for a wrong option; 130 or 143 for SIGINT or SIGTERM; 1 for another failure. `--optimizer` and `--lr_scheduler` take
+/// the place of configure_optimizers.
 template <std::derived_from<TrainingModule> Module, class Data>
 int run(int argc, const char* const* argv, const Program& program = {}) {
   return exit_code(program, [&] {
@@ -166,13 +172,11 @@ int run(int argc, const char* const* argv, const Program& program = {}) {
     Data data = made<Data>(data_options);
     if (!configuration.learning) {
       Module module = made<Module>(model_options);
-      run_command(arguments, configuration, trainer, module, data, program);
-    } else {
-      if (has_own_optimizer<Module>()) trainer.print("the optimizer is that of the command line, not the module's");
-      auto module = made<WithLearning<Module>>(model_options, configuration.learning);
-      run_command(arguments, configuration, trainer, module, data, program);
+      return run_command(arguments, configuration, trainer, module, data, program);
     }
-    return 0;
+    if (has_own_optimizer<Module>()) trainer.print("the optimizer is that of the command line, not the module's");
+    auto module = made<WithLearning<Module>>(model_options, configuration.learning);
+    return run_command(arguments, configuration, trainer, module, data, program);
   });
 }
 

@@ -1,6 +1,9 @@
 // The loop of training. Not for users.
 #pragma once
 
+#include <set>
+#include <utility>
+
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -36,6 +39,8 @@ class FitLoop {
   void end_window();
   bool reduce();
   void step();
+  void drop_window(const char* why);
+  void roll_back();
   void count_step();
   void end_manual_step(bool counted);
   void step_schedules(Interval interval, std::int64_t count);
@@ -45,6 +50,9 @@ class FitLoop {
   Counters& c_;
   bool prepared_ = false;  // the reducer, for this window
   int batches_without_step_ = 0;
+  bool rolls_back_ = false;                                  // once this batch has ended
+  std::set<std::pair<std::int64_t, std::int64_t>> dropped_;  // batches, by epoch, to pass over after a return
+  std::set<std::int64_t> returns_;                           // to a checkpoint after so many batches
 };
 
 }  // namespace v0

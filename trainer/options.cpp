@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdlib>
 #include <initializer_list>
 
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
 #include "anneal/core/gpu.h"
+#include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/timer.h"
@@ -152,6 +154,16 @@ std::int64_t limited_batches(std::string_view option, const Amount& limit, std::
 }
 
 TrainerOptions resolve(TrainerOptions o) {
+  const std::vector<Shared<Callback>> callbacks = o.callbacks;
+  for (const Shared<Callback>& callback : callbacks)
+    if (callback) callback->configure(o);
+  if (const char* text = std::getenv("ANNEAL_LIMIT_BATCHES")) {
+    char* end = nullptr;
+    const std::int64_t batches = std::strtoll(text, &end, 10);
+    check<ConfigError>(end != text && *end == '\0', "ANNEAL_LIMIT_BATCHES: expected a number of batches, got \"{}\"",
+                       text);
+    LimitBatches(batches).configure(o);
+  }
   resolve_devices(o);
   resolve_strategy(o);
   resolve_repeatability(o);
@@ -188,6 +200,12 @@ TrainerOptions resolve(TrainerOptions o) {
   check_least("num_sanity_val_steps", o.num_sanity_val_steps, -1, " (-1: all)");
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
+
+  check<ConfigError>(o.on_save_error == "throw" || o.on_save_error == "warn",
+                     "on_save_error: expected throw or warn, got \"{}\"", o.on_save_error);
+  constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};
+  check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
+                     "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
 
   const bool has_time = o.max_time || has<Timer>(o);
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;

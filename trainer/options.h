@@ -83,7 +83,15 @@ struct TrainerOptions {
   std::int64_t accumulate_grad_batches = 1;                     ///< batches whose gradients make one optimizer step
   std::optional<double> gradient_clip_val = {};  ///< largest norm of all gradients, or magnitude. Unset or 0: no limit
   std::string gradient_clip_algorithm = "norm";  ///< norm or value, in any case
+  bool log_grad_norm = false;                    ///< of all gradients, before clipping, as "grad_norm"
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
+  /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
+  /// "stop": training ends before they change a weight. "skip": their accumulation window is dropped, at most ten in a
+  /// row. "rollback": the same, and all goes on from the newest checkpoint, from each one once.
+  std::string on_bad_number = "ignore";
+  /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
+  /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.
+  bool handle_signals = false;
   /// true or "warn" change nothing: every kernel has a fixed order, so that a run repeats to the bit on its device.
   std::variant<bool, std::string> deterministic = false;
   std::optional<bool> benchmark = {};  ///< true, trials of algorithms, is refused on a GPU; a CPU has none to choose
@@ -92,6 +100,7 @@ struct TrainerOptions {
   std::vector<Shared<Callback>> callbacks = {};
   std::vector<Shared<Plugin>> plugins = {};                ///< at most one of each kind: plugin.h
   OrDefault<bool> enable_checkpointing{by_default, true};  ///< adds a ModelCheckpoint if none is given
+  std::string on_save_error = "throw";  ///< "warn": a ModelCheckpoint that cannot write does not end the run
   OrDefault<bool> enable_progress_bar{by_default, true};   ///< adds a ProgressBar if none is given
   OrDefault<bool> enable_model_summary{by_default, true};  ///< adds a ModelSummary if none is given
   /// For measuring the loop alone: all of these, the sanity check and rows are off, and `log` does nothing.

@@ -41,6 +41,7 @@ optim::RunNumbers run_numbers(const TrainerState& s) {
 void make_optimizers(TrainerState& s) {
   s.optimizers.clear();
   s.scaler.reset();
+  s.guard.reset();
   const TrainerOptions& o = s.options;
   s.automatic = s.module->automatic_optimization();
   check<ConfigError>(s.automatic || o.accumulate_grad_batches == 1,
@@ -50,6 +51,10 @@ void make_optimizers(TrainerState& s) {
   check<ConfigError>(s.automatic || *o.gradient_clip_val == 0,
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
                      *o.gradient_clip_val);
+  check<ConfigError>(s.automatic || o.on_bad_number == "ignore",
+                     "on_bad_number: expected ignore with manual optimization, got {}; training_step can look at its "
+                     "losses",
+                     o.on_bad_number);
   const OptimizerConfig config = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
   for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry, run_numbers(s));
   check<ConfigError>(
@@ -61,6 +66,9 @@ void make_optimizers(TrainerState& s) {
   for (ActiveOptimizer& active : s.optimizers)
     if (s.precision.autocast) active.optimizer().keep_twins(*s.precision.autocast);
   if (s.precision.scaled && !s.optimizers.empty()) s.scaler.emplace(o.grad_scaler.value_or(optim::GradScalerOptions{}));
+  else if (o.on_bad_number != "ignore")
+    s.guard.emplace(
+        optim::GradScalerOptions{.init_scale = 1, .growth_factor = 1, .backoff_factor = 1, .growth_interval = 0});
 }
 
 // All ranks start from rank 0's weights; it is an error if their models differ in more than those.
@@ -95,14 +103,16 @@ HParams seed_as_hparam(std::uint64_t seed) {
   return {{"seed", static_cast<std::int64_t>(seed)}};
 }
 
+// They count from the beginning of the run that is gone on with.
 void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
   const std::int64_t epochs = *s.options.max_epochs, steps = s.options.max_steps;
+  const std::string past =
+      s.resumed_from.empty() ? std::string("the last fit") : "the checkpoint " + s.resumed_from.string();
   check<ConfigError>(epochs < 0 || checkpoint.counters.epoch.processed <= epochs,
-                     "max_epochs: expected at least the {} of the checkpoint {}, got {}",
-                     checkpoint.counters.epoch.processed, s.resumed_from.string(), epochs);
+                     "max_epochs: expected at least the {} of {}, got {}", checkpoint.counters.epoch.processed, past,
+                     epochs);
   check<ConfigError>(steps < 0 || checkpoint.counters.global_step <= steps,
-                     "max_steps: expected at least the {} of the checkpoint {}, got {}",
-                     checkpoint.counters.global_step, s.resumed_from.string(), steps);
+                     "max_steps: expected at least the {} of {}, got {}", checkpoint.counters.global_step, past, steps);
 }
 
 void finalize_loggers(TrainerState& s, std::string_view status) {
@@ -138,13 +148,17 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     TrainerState& s;
     ~Attached() {
       s.attach(nullptr);
+      s.log.release();
       s.train = nullptr;
       s.val = {};
     }
   } const attached{s};
   s.attach(&module);
   s.skips_in_a_row = 0;
-  s.stop_agreed = false;
+  s.stop_agreed = s.ends_on_bad_number = false;
+  s.bad_windows = s.bad_in_a_row = 0;
+  s.signal = 0;
+  s.message.clear();
   const GeneratorScope random(s.generator);
   const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
   try {
@@ -177,7 +191,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     quietly([&] { module.teardown(stage); });
     throw;
   }
-  finalize_loggers(s, "success");
+  finalize_loggers(s, s.signal != 0 ? "interrupted" : "success");
 }
 
 // With overfit_batches every epoch sees the same batches.
@@ -190,51 +204,79 @@ DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
   return DataLoader(loader.dataset(), std::move(options));
 }
 
+// What continue_run goes on from.
+Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, const FitOptions& options) {
+  check<ConfigError>(options.resume.empty(), "continue_run: expected that or resume, got both");
+  check(s.fitted == &module, "continue_run: this Trainer has not fitted this module last");
+  s.attach(&module);
+  Checkpoint end = take_snapshot(s);
+  s.attach(nullptr);
+  return end;
+}
+
 FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
                        const FitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
+  struct Signals {
+    TrainerState& s;
+    std::optional<SignalScope> scope = {};
+    ~Signals() { s.signals = nullptr; }
+  } signals{s};
+  if (s.options.handle_signals) s.signals = &signals.scope.emplace();
   const DataLoader train_share = s.share_of(in_order_to_overfit(s, train));
   s.train = &train_share;
   LoaderSet val_set = val ? *val : LoaderSet(std::vector<DataLoader>{});
   for (DataLoader& loader : val_set.loaders) loader = in_order_to_overfit(s, loader);
   s.val = s.limited(val_set, "limit_val_batches", s.options.limit_val_batches);
+  std::optional<Checkpoint> resumed;
+  if (options.continue_run) resumed = end_of_last_fit(s, module, options);
   s.counters = {};
   s.generator = Generator(s.seed);
   s.stop_requested = false;
   s.resumed_from.clear();
   s.log.clear();
   resolve_limits(s);
-  std::optional<Checkpoint> resumed;
-  if (!options.resume.empty()) resumed = find_checkpoint(s, options.resume);
+  std::optional<Checkpoint> weights;
+  if (!options.resume.empty()) (options.weights_only ? weights : resumed) = find_checkpoint(s, options.resume);
   if (resumed) {
+    check(!resumed->weights_only,
+          "resume: {} holds weights only, no optimizer's state: weights_only = true starts anew with them",
+          s.resumed_from.string());
     check_limits(s, *resumed);
     restore_loggers(s, *resumed);
   }
+  s.fitted = &module;
 
   StopReason reason{};
   run(s, Stage::fit, module, [&] {
-    if (resumed) restore_model(s, *resumed);
+    if (weights) load_weights(s, *std::exchange(weights, {}), options.strict_loading);
+    if (resumed) restore_model(s, *resumed, options.strict_loading);
     make_optimizers(s);
     join_ranks(s);
     s.call_loggers([&](Logger& logger) { logger.log_hyperparams(seed_as_hparam(resumed ? resumed->seed : s.seed)); });
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     FitLoop loop(s);
     if (resumed) {
-      restore_progress(s, *resumed);
+      restore_progress(s, *resumed, options.override_lr);
       resumed.reset();
     } else if (s.train_batches > 0) {
       loop.sanity_check();
     }
     reason = loop.run();
-    s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
+    if (reason != StopReason::signal) s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
     share_callbacks(s);
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return {reason, s.counters.epoch.completed, s.counters.global_step, seconds.count()};
+  return {.reason = reason,
+          .epochs = s.counters.epoch.completed,
+          .global_step = s.counters.global_step,
+          .seconds = seconds.count(),
+          .signal = s.signal,
+          .message = s.message};
 }
 
 // The weights of a checkpoint, for a run that does not train.
-void load_weights(TrainerState& s, const std::string& ckpt) {
+void load_weights_of(TrainerState& s, const std::string& ckpt) {
   if (ckpt.empty()) return;
   const std::optional<Checkpoint> found = find_checkpoint(s, ckpt);
   check(found.has_value(), "ckpt: there is no checkpoint \"{}\"", ckpt);
@@ -250,7 +292,7 @@ std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModu
   s.test_batches = loaders.total();
   std::vector<MetricMap> metrics;
   run(s, stage, module, [&] {
-    load_weights(s, ckpt);
+    load_weights_of(s, ckpt);
     if (validates) s.val = loaders;
     metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loaders);
   });
@@ -276,7 +318,7 @@ void print_metrics(Console& console, const std::string& title, const MetricMap& 
 }  // namespace
 
 std::ostream& operator<<(std::ostream& out, StopReason reason) {
-  constexpr const char* names[] = {"max_epochs", "max_steps", "stopped", "no_data"};
+  constexpr const char* names[] = {"max_epochs", "max_steps", "stopped", "no_data", "signal", "bad_number"};
   return out << names[static_cast<std::size_t>(reason)];
 }
 
@@ -285,7 +327,7 @@ Trainer::Trainer(TrainerOptions options) {
   const bool epochs_unset = !options.max_epochs && options.max_steps == -1 && options.fast_dev_run == 0;
   state_ = std::make_unique<TrainerState>(*this, std::move(options));
   TrainerState& s = *state_;
-  set_callbacks(s, with_standard_callbacks(s.options));
+  set_callbacks(s, with_standard_callbacks(s.options, s.console.is_rich()));
   if (s.rank() == 0) s.loggers = s.options.logger.loggers();
   if (s.options.logger.standard() && s.rank() == 0) {
     TensorBoardLogger tensorboard({.save_dir = s.options.default_root_dir});
@@ -345,7 +387,7 @@ std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, 
     s.predict_batches = loaders.total();
     std::vector<std::vector<Batch>> predictions;
     run(s, Stage::predict, module, [&] {
-      load_weights(s, options.ckpt);
+      load_weights_of(s, options.ckpt);
       predictions = anneal::predict(s, loaders, options.return_predictions);
     });
     return predictions;
@@ -360,16 +402,19 @@ void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& 
         value.defined() ? format("one of shape {}", value.shape()) : "none");
   state_->log.log(name, value.item(), options);
 }
+void Trainer::log(std::string_view name, Metric& metric, const LogOptions& options) {
+  state_->log.log(name, metric, options);
+}
 void Trainer::stop() { state_->stop_requested = true; }
 bool Trainer::should_stop() const { return state_->stop_requested; }
 
-void Trainer::save_checkpoint(const std::filesystem::path& path) {
+void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptions& options) {
   const HookPoint point = state_->log.point();
   check(state_->train && state_->module, "save_checkpoint: there is no fit that runs");
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
         "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
         info(point).name);
-  if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_));
+  if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_, options.weights_only));
 }
 
 void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {
@@ -396,12 +441,14 @@ Stage Trainer::stage() const { return state_->stage; }
 std::int64_t Trainer::current_epoch() const { return state_->counters.epoch.completed; }
 std::int64_t Trainer::global_step() const { return state_->counters.global_step; }
 std::int64_t Trainer::skipped_steps() const { return state_->scaler ? state_->scaler->skipped_steps() : 0; }
+std::int64_t Trainer::bad_windows() const { return state_->bad_windows; }
 std::int64_t Trainer::batch_idx() const { return state_->counters.batch.ready - 1; }
 std::int64_t Trainer::total_batch_idx() const {
   const Counters& c = state_->counters;
   return c.total_batches + (c.batch.ready - c.batch.processed) - 1;
 }
 bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->train_batches; }
+bool Trainer::check_follows() const { return state_->check_follows; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
 std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
 std::int64_t Trainer::num_sanity_val_batches() const {
@@ -430,6 +477,7 @@ int Trainer::world_size() const { return state_->ranks(); }
 int Trainer::global_rank() const { return state_->rank(); }
 int Trainer::local_rank() const { return state_->world ? state_->world->local_rank() : 0; }
 bool Trainer::is_global_zero() const { return global_rank() == 0; }
+Collective* Trainer::group() const { return state_->world ? &state_->world->group() : nullptr; }
 Device Trainer::device() const { return state_->device; }
 
 const MetricMap& Trainer::callback_metrics() const { return state_->log.callback_metrics(); }
@@ -452,6 +500,18 @@ optim::Optimizer* Trainer::optimizer() const {
 std::int64_t Trainer::optimizer_steps(std::size_t i) const { return state_->optimizers.at(i).steps; }
 const OptimizerEntry& Trainer::optimizer_entry(std::size_t i) const { return state_->optimizers.at(i).entry(); }
 std::uint64_t Trainer::seed() const { return state_->seed; }
+void Trainer::set_max_epochs(std::int64_t max_epochs) {
+  check(!state_->module, "set_max_epochs: not possible during a run");
+  TrainerOptions options = state_->options;
+  options.max_epochs = max_epochs;
+  state_->options = resolve(std::move(options));
+}
+void Trainer::set_max_steps(std::int64_t max_steps) {
+  check(!state_->module, "set_max_steps: not possible during a run");
+  TrainerOptions options = state_->options;
+  options.max_steps = max_steps;
+  state_->options = resolve(std::move(options));
+}
 Generator& Trainer::generator() { return state_->generator; }
 
 }  // namespace v0

@@ -86,11 +86,24 @@ std::string TrainerState::from_rank_zero(const std::string& name, const std::str
   return world ? world->store().exchange(name, text, patience)[0] : text;
 }
 
-void TrainerState::agree_on_stop() {
-  if (!world || stop_agreed) return;
-  const Tensor request = scalar(stop_requested ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
-  world->group().all_reduce(request, ReduceOp::max);
-  if (request.item() > 0) set_stop_agreed();
+std::array<double, 3> TrainerState::end_requests() const {
+  const int noted = signals ? signals->received() : 0;
+  return {stop_requested ? 1.0 : 0.0, noted == SIGINT ? 1.0 : 0.0, noted == SIGTERM ? 1.0 : 0.0};
+}
+
+void TrainerState::take_end_requests(std::span<const double, 3> requests) {
+  if (world && requests[0] > 0) stop_requested = stop_agreed = true;
+  if (signal == 0) signal = requests[2] > 0 ? SIGTERM : requests[1] > 0 ? SIGINT : 0;
+}
+
+void TrainerState::agree_on_end() {
+  std::array<double, 3> requests = end_requests();
+  if (world) {
+    const Tensor sums = tensor(requests, {3}, {.dtype = DType::f64, .device = world->group().device()});
+    world->group().all_reduce(sums, ReduceOp::sum);
+    std::ranges::copy(sums.to_vector(), requests.begin());
+  }
+  take_end_requests(requests);
 }
 
 DataLoader TrainerState::share_of(const DataLoader& loader) const {

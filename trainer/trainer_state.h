@@ -1,6 +1,7 @@
 // What the parts of a Trainer share. Not for users.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <functional>
@@ -14,6 +15,7 @@
 #include "anneal/trainer/counters.h"
 #include "anneal/trainer/metric_log.h"
 #include "anneal/trainer/precision.h"
+#include "anneal/trainer/signals.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -23,7 +25,7 @@ struct TrainerState {
   TrainerState(Trainer& trainer, TrainerOptions options);
 
   Trainer& trainer;
-  const TrainerOptions options;
+  TrainerOptions options;
   const Precision precision;
   const std::shared_ptr<CheckpointIO> checkpoint_io;
   const std::shared_ptr<dist::World> world;  ///< null: this process is alone
@@ -45,11 +47,19 @@ struct TrainerState {
   bool automatic = true;  ///< the module's automatic_optimization()
   std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
-  int skips_in_a_row = 0;                         ///< of steps, by the scaler
+  std::optional<optim::GradScaler> guard;  ///< scales by 1, to skip steps with gradients that are not finite
+  int skips_in_a_row = 0;                  ///< of steps, by the scaler
+  std::int64_t bad_windows = 0, bad_in_a_row = 0;
+  bool ends_on_bad_number = false;
+  std::string message;                            ///< of why training ends
   double batch_share = 1;                         ///< of the running batch: this rank's
   bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
   bool toggled = false;
-  bool stop_agreed = false;  ///< by all ranks
+  bool check_follows = false;  ///< after this batch
+  bool stop_agreed = false;    ///< by all ranks
+  const SignalScope* signals = nullptr;
+  int signal = 0;                          ///< that ends the run, by all ranks' agreement
+  const TrainingModule* fitted = nullptr;  ///< by the last fit
   const DataLoader* train = nullptr;
   LimitedLoaders val;
   std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
@@ -59,9 +69,12 @@ struct TrainerState {
   int ranks() const { return world ? world->size() : 1; }
   /// Whether training is to end: with several ranks only what all of them know of.
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
+  /// What this rank wants: a stop, an end by SIGINT, by SIGTERM; 1 for each.
+  std::array<double, 3> end_requests() const;
+  /// Takes note of the sums of these over the ranks.
+  void take_end_requests(std::span<const double, 3> requests);
   /// Makes what one rank asked for known to all; they all call it.
-  void agree_on_stop();
-  void set_stop_agreed() { stop_requested = stop_agreed = true; }
+  void agree_on_end();
 
   /// The text of rank 0, on all ranks; they all call it. Without other ranks, the text.
   std::string from_rank_zero(const std::string& name, const std::string& text) const;

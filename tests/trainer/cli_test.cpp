@@ -1,8 +1,9 @@
-// Programs around a Trainer: rows T-768, T-769 and C-194.
+// Programs around a Trainer: rows T-254, T-768, T-769 and C-194.
 #include "anneal/trainer/cli.h"
 
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <cstdlib>
 
 #include "anneal/tests/trainer/support.h"
@@ -15,7 +16,8 @@ struct Line : TrainingModule {
   struct Options {
     double slope = 1;
     bool fail = false;
-    OptionTable table() { return {{"slope", &slope, "of the loss"}, {"fail", &fail}}; }
+    std::int64_t signal = 0;  // raised in each step
+    OptionTable table() { return {{"slope", &slope, "of the loss"}, {"fail", &fail}, {"signal", &signal}}; }
   };
   explicit Line(const Options& options) : options(options) {}
 
@@ -23,6 +25,7 @@ struct Line : TrainingModule {
   Options options;
 
   Tensor training_step(const Batch& batch, StepContext& step) override {
+    if (options.signal != 0) std::raise(static_cast<int>(options.signal));
     if (options.fail) throw std::runtime_error("the step fails");
     const Tensor loss = sum(weight) * mean(batch["x"] + 1.0) * options.slope;
     step.log("loss", loss);
@@ -188,6 +191,14 @@ TEST_F(Cli, AnExceptionEndsWithOne) {
   const Outcome outcome = in_folder({"fit", "--model.fail", "true"});
   EXPECT_EQ(outcome.code, 1);
   expect_has(outcome.err, {"the step fails"});
+}
+
+TEST_F(Cli, ASignalEndsWithItsNumber) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const Outcome outcome = run({"fit", "--trainer.barebones", "--model.signal", std::to_string(signal)});
+    EXPECT_EQ(outcome.code, 128 + signal) << outcome.err;
+    EXPECT_EQ(outcome.steps, 1);
+  }
 }
 
 TEST_F(Cli, AnOptimizerInsteadOfTheModules) {

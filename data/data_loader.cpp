@@ -203,6 +203,13 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
   else sampler_ = std::make_shared<SequentialSampler>(dataset_->size());
 }
 
+DataLoader DataLoader::with_batch_size(std::int64_t batch_size) const {
+  check<ConfigError>(batch_size > 0, "batch_size: expected at least 1, got {}", batch_size);
+  DataLoader other = *this;
+  other.options_.batch_size = batch_size;
+  return other;
+}
+
 std::int64_t DataLoader::size() const {
   const std::int64_t samples = sampler_->size(), batch = options_.batch_size * ranks_;
   return samples / batch + (!options_.drop_last && samples % batch != 0);

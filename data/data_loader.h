@@ -86,6 +86,9 @@ class DataLoader {
   /// How many samples all ranks' batches `i` have together.
   std::int64_t global_batch_size(std::int64_t i) const;
 
+  /// The same with batches of another size. Throws ConfigError for one below 1.
+  DataLoader with_batch_size(std::int64_t batch_size) const;
+
   /// Batches in an epoch.
   std::int64_t size() const;
   const std::shared_ptr<const Dataset>& dataset() const { return dataset_; }

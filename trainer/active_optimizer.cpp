@@ -33,6 +33,24 @@ void ActiveOptimizer::set_schedule(optim::Schedule schedule, Interval interval) 
   base_lr_ = scheduler_->base();
 }
 
+// From the base rates, at that step.
+void ActiveOptimizer::restart_schedule(std::int64_t at) {
+  for (std::size_t g = 0; g < base_lr_.size(); ++g) optimizer().set_lr(g, base_lr_[g]);
+  if (!scheduler_) return;
+  scheduler_.emplace(optimizer(), entry_.schedule, base_lr_, run_);
+  scheduler_->set_steps(at);
+}
+
+void ActiveOptimizer::set_base_lr(double lr) {
+  base_lr_.assign(base_lr_.size(), lr);
+  restart_schedule(scheduler_ ? scheduler_->steps() : 0);
+}
+
+void ActiveOptimizer::set_run(const optim::RunNumbers& run) {
+  run_ = run;
+  if (scheduler_) restart_schedule(scheduler_->steps());
+}
+
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
   const std::span<const optim::Arena> arenas = optimizer().arenas();
   if (!reducer_ || !reducer_->serves(arenas)) {
@@ -73,11 +91,7 @@ void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& conso
   if (!override_lr && base_lr_ != saved.base_lr)
     console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
   if (!override_lr) base_lr_ = saved.base_lr;
-  for (std::size_t g = 0; g < base_lr_.size(); ++g) own.set_lr(g, base_lr_[g]);
-  if (scheduler_) {
-    scheduler_.emplace(own, entry_.schedule, base_lr_, run_);
-    scheduler_->set_steps(saved.schedule_steps);
-  }
+  restart_schedule(saved.schedule_steps);
   for (std::size_t g = 0; g < own.groups() && !override_lr; ++g) own.set_lr(g, saved.groups[g].lr);
   steps = saved.steps;
   if (plateau_ && saved.plateau.size() == 5) {

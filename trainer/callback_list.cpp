@@ -41,6 +41,9 @@ void set_callbacks(TrainerState& s, std::vector<Shared<Callback>> callbacks) {
                      "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
   std::stable_partition(callbacks.begin(), callbacks.end(),
                         [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
+  std::stable_partition(callbacks.begin(), callbacks.end(), [](const auto& callback) {
+    return is<BatchSizeFinder>(callback) || is<LearningRateFinder>(callback);
+  });
   for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
     for (auto b = callbacks.begin(); b != a; ++b)
       check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(),

@@ -280,7 +280,9 @@ void FitLoop::step() {
   if (s_.optimizers.empty()) return;
   optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   const TrainerOptions& o = s_.options;
-  optim::GradScaler* const scaler = s_.scaler ? &*s_.scaler : s_.guard ? &*s_.guard : nullptr;
+  optim::GradScaler* const scaler = s_.scaler                                 ? &*s_.scaler
+                                    : s_.guard && o.on_bad_number != "ignore" ? &*s_.guard
+                                                                              : nullptr;
   optimizer.defer({.average = 1 / c_.window, .scaler = scaler});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
   s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,

@@ -219,12 +219,12 @@ FitResult SimpleTrainer::train(const Shared<const Dataset>& dataset, const Train
   };
   const DataLoader train = create_train_dataloader(
       dataset, changed(get_default_train_dl_options(options.per_device_batch_size), options.train_dataloader_options));
-  std::optional<DataLoader> eval;
+  eval_.reset();
   if (options.eval_dataset)
-    eval = create_eval_dataloader(
+    eval_ = create_eval_dataloader(
         options.eval_dataset,
         changed(get_default_eval_dl_options(options.per_device_batch_size), options.eval_dataloader_options));
-  config_ = create_run_config(train, eval ? &*eval : nullptr, options);
+  config_ = create_run_config(train, eval_ ? &*eval_ : nullptr, options);
   if (options.reset_run_history) history_.reset();
   schedule_ = options.schedule;
   TrainerOptions run = options_;
@@ -235,7 +235,7 @@ FitResult SimpleTrainer::train(const Shared<const Dataset>& dataset, const Train
   trainer_ = std::make_unique<Trainer>(std::move(run));
   const FitOptions resume{.resume = options.resume_from};
   model_.train();
-  return eval ? trainer_->fit(*adapter_, train, *eval, resume) : trainer_->fit(*adapter_, train, resume);
+  return eval_ ? trainer_->fit(*adapter_, train, *eval_, resume) : trainer_->fit(*adapter_, train, resume);
 }
 
 MetricMap SimpleTrainer::evaluate(const Shared<const Dataset>& dataset, const EvaluationOptions& options) {
@@ -244,6 +244,25 @@ MetricMap SimpleTrainer::evaluate(const Shared<const Dataset>& dataset, const Ev
   DataLoaderOptions loader = get_default_eval_dl_options(options.per_device_batch_size);
   if (options.dataloader_options) options.dataloader_options(loader);
   return trainer_->validate(*adapter_, create_eval_dataloader(dataset, std::move(loader)), {.verbose = false}).at(0);
+}
+
+// A run of its own within the run: with another Trainer, and a module that has the evaluation alone.
+double SimpleTrainer::eval_loss() {
+  struct Evaluation final : TrainingModule {
+    explicit Evaluation(SimpleTrainer& owner) : owner(owner) { adopt("model", owner.model_); }
+    void validation_step(const Batch& batch, StepContext& step) override {
+      const BatchLoss result = owner.calculate_eval_batch_loss(batch);
+      step.log("loss", result.loss, {.sync_dist = true, .batch_size = result.batch_size});
+    }
+    SimpleTrainer& owner;
+  };
+  check(eval_.has_value(), "eval_loss: the run has no eval_dataset");
+  TrainerOptions options = options_;
+  options.callbacks.clear();
+  options.limit_val_batches = trainer_->options().limit_val_batches;
+  options.logger = options.enable_checkpointing = options.enable_progress_bar = false;
+  Evaluation evaluation(*this);
+  return Trainer(std::move(options)).validate(evaluation, *eval_, {.verbose = false}).at(0)["loss"];
 }
 
 Tensor SimpleTrainer::gather(const Tensor& tensor, std::optional<double> padding_value) {

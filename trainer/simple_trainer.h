@@ -98,6 +98,10 @@ class SimpleTrainer {
   RunHistory& run_history() { return history_; }
   const RunConfig& run_config() const { return config_; }
   optim::Optimizer& optimizer() const { return *optimizer_; }
+  /// In a run with an eval_dataset: its mean loss under the model as it is now, without a trace in history, metrics and
+  /// random numbers. All ranks call it.
+  double eval_loss();
+  bool has_eval_dataset() const { return eval_.has_value(); }
   virtual nn::Module& get_model() { return model_; }
   virtual void print(std::string_view line) { trainer_->print(line); }
   /// All ranks' tensors, joined along the first dimension: dist::gather.
@@ -157,6 +161,7 @@ class SimpleTrainer {
   RunHistory history_;
   RunConfig config_{};
   optim::Schedule schedule_;
+  std::optional<DataLoader> eval_;  // of the run, or the last one
   std::unique_ptr<Adapter> adapter_;
   std::unique_ptr<Trainer> trainer_;
 };

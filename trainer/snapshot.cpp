@@ -56,7 +56,7 @@ Checkpoint take_snapshot(TrainerState& s, bool weights_only) {
   c.seed = s.seed;
   c.ranks = s.ranks();
   c.counters = s.counters;
-  c.loader = describe(*s.train);
+  if (s.train) c.loader = describe(*s.train);
   c.logging = s.log.state();
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
@@ -165,7 +165,7 @@ void restore_model(TrainerState& s, Checkpoint& c, bool strict) {
 }
 
 void restore_progress(TrainerState& s, const Checkpoint& c, bool override_lr) {
-  const Checkpoint::Loader now = describe(*s.train);
+  const Checkpoint::Loader now = s.train ? describe(*s.train) : c.loader;
   if (now.size != c.loader.size || now.batch_size != c.loader.batch_size || now.seed != c.loader.seed)
     s.console.warn(
         "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");

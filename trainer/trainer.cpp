@@ -10,6 +10,7 @@
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
+#include "anneal/trainer/run.h"
 #include "anneal/trainer/snapshot.h"
 #include "anneal/trainer/tensorboard_logger.h"
 #include "anneal/trainer/trainer_state.h"
@@ -27,7 +28,8 @@ void prepare_data(TrainerState& s) {
   if (s.world) s.world->group().barrier();
 }
 
-// What schedules may be made of.
+}  // namespace
+
 optim::RunNumbers run_numbers(const TrainerState& s) {
   const std::int64_t epochs = *s.options.max_epochs, steps = s.trainer.estimated_stepping_batches();
   const auto known = [](std::int64_t n) { return n >= 0 ? std::optional(n) : std::nullopt; };
@@ -37,6 +39,8 @@ optim::RunNumbers run_numbers(const TrainerState& s) {
           .total_steps = known(steps),
           .accumulate_grad_batches = s.options.accumulate_grad_batches};
 }
+
+namespace {
 
 void make_optimizers(TrainerState& s) {
   s.optimizers.clear();
@@ -82,6 +86,8 @@ void join_ranks(TrainerState& s) {
   dist::broadcast(s.world->group(), s.module->buffers());
 }
 
+}  // namespace
+
 void resolve_limits(TrainerState& s) {
   const TrainerOptions& o = s.options;
   s.train_batches = limited_batches("limit_train_batches", o.limit_train_batches, s.train->size());
@@ -95,6 +101,8 @@ void resolve_limits(TrainerState& s) {
         "log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
         o.log_every_n_steps, s.train_batches));
 }
+
+namespace {
 
 // Integers among hyper-parameters have a sign.
 HParams seed_as_hparam(std::uint64_t seed) {
@@ -150,7 +158,8 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
       s.attach(nullptr);
       s.log.release();
       s.train = nullptr;
-      s.val = {};
+      s.resized_train.reset();
+      s.val = s.own_run = {};
     }
   } const attached{s};
   s.attach(&module);
@@ -214,8 +223,9 @@ Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, const FitOpt
   return end;
 }
 
+// `instead` takes the place of the loop.
 FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
-                       const FitOptions& options) {
+                       const FitOptions& options, const std::function<void()>& instead = {}) {
   const auto start = std::chrono::steady_clock::now();
   struct Signals {
     TrainerState& s;
@@ -253,6 +263,7 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
     if (resumed) restore_model(s, *resumed, options.strict_loading);
     make_optimizers(s);
     join_ranks(s);
+    if (instead) return instead();
     s.call_loggers([&](Logger& logger) { logger.log_hyperparams(seed_as_hparam(resumed ? resumed->seed : s.seed)); });
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     FitLoop loop(s);
@@ -286,15 +297,11 @@ void load_weights_of(TrainerState& s, const std::string& ckpt) {
 std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const LoaderSet& set,
                                       const std::string& ckpt) {
   s.train = nullptr;
-  const bool validates = stage == Stage::validate;
-  const LimitedLoaders loaders = validates ? s.limited(set, "limit_val_batches", s.options.limit_val_batches)
-                                           : s.limited(set, "limit_test_batches", s.options.limit_test_batches);
-  s.test_batches = loaders.total();
+  s.set_own_run(stage, set);
   std::vector<MetricMap> metrics;
   run(s, stage, module, [&] {
     load_weights_of(s, ckpt);
-    if (validates) s.val = loaders;
-    metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loaders);
+    metrics = evaluate(s, stage == Stage::validate ? Loop::validation : Loop::test, Purpose::own_run, s.own_run);
   });
   return metrics;
 }
@@ -351,6 +358,7 @@ FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, con
                            const LoaderSet* val, const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
+  s.parts = parts;
   check_part(module, parts.training_step, "training_step");
   check_part(module, parts.configure_optimizers, "configure_optimizers");
   if (val && !parts.validation_step) {
@@ -360,11 +368,27 @@ FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, con
   return telling_ranks(s, [&] { return train_module(s, module, train, val, options); });
 }
 
+void run_instead_of_loop(TrainerState& s, Stage stage, TrainingModule& module, const ModuleParts& parts,
+                         const DataLoader& loader, const std::function<void()>& instead) {
+  check(!s.module, "this Trainer is in a run already");
+  s.parts = parts;
+  telling_ranks(s, [&] {
+    if (stage == Stage::fit) {
+      train_module(s, module, loader, nullptr, {}, instead);
+    } else {
+      s.train = nullptr;
+      s.set_own_run(stage, loader);
+      run(s, stage, module, instead);
+    }
+  });
+}
+
 std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
                                                const LoaderSet& loaders, const EvaluateOptions& options) {
   TrainerState& s = *state_;
   const bool validates = stage == Stage::validate;
   check(!s.module, "{}: this Trainer is in a run already", validates ? "validate" : "test");
+  s.parts = parts;
   check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
   std::vector<MetricMap> metrics =
       telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loaders, options.ckpt); });
@@ -380,15 +404,15 @@ std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, 
                                                         const LoaderSet& set, const PredictOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "predict: this Trainer is in a run already");
+  s.parts = parts;
   check_part(module, parts.predict_step, "predict_step");
   return telling_ranks(s, [&] {
     s.train = nullptr;
-    const LimitedLoaders loaders = s.limited(set, "limit_predict_batches", s.options.limit_predict_batches);
-    s.predict_batches = loaders.total();
+    s.set_own_run(Stage::predict, set);
     std::vector<std::vector<Batch>> predictions;
     run(s, Stage::predict, module, [&] {
       load_weights_of(s, options.ckpt);
-      predictions = anneal::predict(s, loaders, options.return_predictions);
+      predictions = anneal::predict(s, s.own_run, options.return_predictions);
     });
     return predictions;
   });

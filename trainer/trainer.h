@@ -13,6 +13,7 @@
 
 #include "anneal/core/generator.h"
 #include "anneal/data/data_loader.h"
+#include "anneal/trainer/batch_size_finder.h"
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
@@ -20,6 +21,7 @@
 #include "anneal/trainer/finetuning.h"
 #include "anneal/trainer/gradient_accumulation_scheduler.h"
 #include "anneal/trainer/lambda_callback.h"
+#include "anneal/trainer/learning_rate_finder.h"
 #include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/loader_set.h"
 #include "anneal/trainer/metric.h"
@@ -231,6 +233,7 @@ class Trainer {
 
  private:
   friend class TrainingModule;
+  friend struct TrainerState;
   FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const LoaderSet* val,
                     const FitOptions& options);
   std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,

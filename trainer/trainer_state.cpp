@@ -119,6 +119,18 @@ LimitedLoaders TrainerState::limited(const LoaderSet& set, std::string_view opti
   return result;
 }
 
+void TrainerState::set_own_run(Stage of, const LoaderSet& set) {
+  if (of == Stage::validate) {
+    val = own_run = limited(set, "limit_val_batches", options.limit_val_batches);
+  } else if (of == Stage::test) {
+    own_run = limited(set, "limit_test_batches", options.limit_test_batches);
+    test_batches = own_run.total();
+  } else {
+    own_run = limited(set, "limit_predict_batches", options.limit_predict_batches);
+    predict_batches = own_run.total();
+  }
+}
+
 std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
   const std::int64_t wanted = options.num_sanity_val_steps;
   return wanted == -1 ? batches : std::min(wanted, batches);

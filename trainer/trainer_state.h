@@ -14,6 +14,7 @@
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/counters.h"
 #include "anneal/trainer/metric_log.h"
+#include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/signals.h"
 #include "anneal/trainer/trainer.h"
@@ -23,6 +24,7 @@ inline namespace v0 {
 
 struct TrainerState {
   TrainerState(Trainer& trainer, TrainerOptions options);
+  static TrainerState& of(Trainer& trainer) { return *trainer.state_; }
 
   Trainer& trainer;
   TrainerOptions options;
@@ -44,6 +46,7 @@ struct TrainerState {
 
   // Of the run.
   TrainingModule* module = nullptr;
+  ModuleParts parts;
   bool automatic = true;  ///< the module's automatic_optimization()
   std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
@@ -61,7 +64,9 @@ struct TrainerState {
   int signal = 0;                          ///< that ends the run, by all ranks' agreement
   const TrainingModule* fitted = nullptr;  ///< by the last fit
   const DataLoader* train = nullptr;
+  std::optional<DataLoader> resized_train;  ///< in the place of the one that was given
   LimitedLoaders val;
+  LimitedLoaders own_run;  ///< of validate, test or predict
   std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
   std::filesystem::path resumed_from;
 
@@ -83,6 +88,8 @@ struct TrainerState {
   DataLoader share_of(const DataLoader& loader) const;
   /// Those shares, and how many batches of each are used.
   LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
+  /// The loaders of validate, test or predict, and how many batches of each are used.
+  void set_own_run(Stage of, const LoaderSet& set);
   /// Of a validation loader's batches, those of the sanity check.
   std::int64_t sanity_batches_of(std::int64_t batches) const;
   /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which

@@ -175,30 +175,5 @@ TEST(BaseFinetuning, UnfreezesWhatItsFunctionSays) {
   expect_near(module.rates, {0.1, 0.1});
 }
 
-TEST(Optimizer, TakesInGroupsWhileItRuns) {
-  nn::Linear a(1, 1), b(1, 1);
-  optim::SGD sgd({{"a", a.weight}}, {.lr = 1, .momentum = 0.9});
-  const auto step = [&] {
-    sgd.zero_grad();
-    sum(a.weight * 2 + b.weight).backward();
-    sgd.step();
-  };
-  step();
-  const double other = b.weight.item();
-  const StateDict before = sgd.state_dict();
-  kernels::OptimGroup numbers = sgd.numbers(0);
-  numbers.lr = 0.5;
-  sgd.add_param_group({{"b", b.weight}}, numbers);
-  EXPECT_EQ(sgd.state_dict().size(), 4);
-  EXPECT_EQ(before[0].tensor.item(), 2);
-  const double first = a.weight.item();
-  step();
-  EXPECT_FLOAT_EQ(static_cast<float>(a.weight.item()), static_cast<float>(first - 3.8)) << "its momentum is kept";
-  EXPECT_FLOAT_EQ(static_cast<float>(b.weight.item()), static_cast<float>(other - 0.5));
-  EXPECT_THROW(sgd.add_param_group({{"c", b.weight}}, numbers), Error);
-  EXPECT_THROW(sgd.add_param_group({{"a", a.bias}}, numbers), Error);
-  EXPECT_EQ(sgd.groups(), 2);
-}
-
 }  // namespace
 }  // namespace anneal_test

@@ -47,8 +47,9 @@ class CachingAllocator : public Allocator {
     const auto [index, rounded] = size_class(bytes);
     const std::lock_guard lock(mutex_);
     ++stats_.requests;
-    check<OutOfMemory>(limit_ == 0 || stats_.active + rounded <= limit_,
-                       "{}: allocating {} bytes would pass the limit of {} ({} in use)", name_, bytes, limit_,
+    const bool fits = limit_ == 0 || stats_.active + rounded <= limit_;
+    if (!fits) ++stats_.failures;
+    check<OutOfMemory>(fits, "{}: allocating {} bytes would pass the limit of {} ({} in use)", name_, bytes, limit_,
                        stats_.active);
     void* block = take(index);
     if (block) {
@@ -56,14 +57,17 @@ class CachingAllocator : public Allocator {
     } else {
       block = from_system(rounded);
       if (!block) {  // what is cached in other sizes may be enough
+        ++stats_.retries;
         give_back();
         block = from_system(rounded);
       }
+      if (!block) ++stats_.failures;
       check<OutOfMemory>(block != nullptr, "{}: no {} bytes left ({} in use)", name_, bytes, stats_.active);
       ++stats_.misses;
     }
     stats_.active += rounded;
     stats_.peak = std::max(stats_.peak, stats_.active);
+    stats_.held_peak = std::max(stats_.held_peak, stats_.active + stats_.cached);
     lend(block, bytes, rounded);
     return block;
   }

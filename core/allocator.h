@@ -9,13 +9,16 @@
 namespace anneal {
 inline namespace v0 {
 
-/// Bytes, but for the two counts. What the process holds for tensors is active + cached.
+/// Bytes, but for the counts. What the process holds for tensors is active + cached.
 struct MemoryStats {
-  std::size_t active = 0;    ///< in use by tensors
-  std::size_t cached = 0;    ///< free, kept for reuse
-  std::size_t peak = 0;      ///< the largest `active` so far
-  std::size_t requests = 0;  ///< calls of allocate
-  std::size_t misses = 0;    ///< those that had to ask the system
+  std::size_t active = 0;     ///< in use by tensors
+  std::size_t cached = 0;     ///< free, kept for reuse
+  std::size_t peak = 0;       ///< the largest `active` so far
+  std::size_t requests = 0;   ///< calls of allocate
+  std::size_t misses = 0;     ///< those that had to ask the system
+  std::size_t held_peak = 0;  ///< the largest active + cached so far
+  std::size_t retries = 0;    ///< requests for which what was cached had to be given back first
+  std::size_t failures = 0;   ///< requests that threw OutOfMemory
 };
 
 /// Hands out blocks aligned to 64 bytes (to 2 MB from that size on). Thread-safe.

@@ -3,6 +3,7 @@
 
 #include "anneal/core/error.h"
 #include "anneal/core/gpu.h"
+#include "anneal/core/op_observer.h"
 #include "anneal/core/tensor.h"
 #include "anneal/kernels/kernels.h"
 
@@ -23,6 +24,9 @@ void check_devices(const char* op, const Tensor& first, const Tensors&... others
 /// Runs a kernel where its operands are: on the CPU at once, on a GPU when its turn in the device's stream comes.
 template <class Args>
 void launch(Device device, const Args& args) {
+  const bool observed = OpObserver::any();
+  if (observed) [[unlikely]]
+    OpObserver::begin_all(kernels::work_of(args, device.kind == DeviceKind::cpu), device);
   if (device.kind == DeviceKind::cpu) {
     kernels::cpu::run(args);
   } else if constexpr (has_gpu) {
@@ -30,6 +34,8 @@ void launch(Device device, const Args& args) {
   } else {
     check_device(device);
   }
+  if (observed) [[unlikely]]
+    OpObserver::end_all(device);
 }
 
 }  // namespace v0

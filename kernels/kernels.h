@@ -480,7 +480,7 @@ struct SgdStep : OptimStep {
   void* momentum;
 };
 
-/// All of the above. A new kernel is a struct here, its name in this list, and a `run` in each backend.
+/// All of the above. A new kernel is a struct here, its name in this list, a `work_of`, and a `run` in each backend.
 using Kernels = TypeList<Unary, UnaryGrad, UnaryGradGrad, Binary, Compare, Where, Copy, Fill, Random, Dropout, Reduce,
                          ArgReduce, Gemm, Conv2d, Conv2dInputGrad, Conv2dWeightGrad, MaxPool2d, MaxPool2dGrad,
                          AvgPool2d, AvgPool2dGrad, Softmax, SoftmaxGrad, CheckTargets, CrossEntropy, ScaleRows,

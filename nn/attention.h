@@ -31,9 +31,11 @@ class MultiheadAttention : public Module {
   Tensor forward(const Tensor& x, const MultiheadAttentionCall& call) const;
   Tensor forward(const Tensor& q, const Tensor& k, const Tensor& v, const MultiheadAttentionCall& call = {}) const;
   using Module::operator();
-  Tensor operator()(const Tensor& x, const MultiheadAttentionCall& call) const { return forward(x, call); }
+  Tensor operator()(const Tensor& x, const MultiheadAttentionCall& call) const {
+    return observed(x, [&] { return forward(x, call); });
+  }
   Tensor operator()(const Tensor& q, const Tensor& k, const Tensor& v, const MultiheadAttentionCall& call = {}) const {
-    return forward(q, k, v, call);
+    return observed(q, [&] { return forward(q, k, v, call); });
   }
 
   Parameter in_proj_weight;  ///< [3 embed_dim, embed_dim]: for queries, keys and values

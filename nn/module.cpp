@@ -1,9 +1,6 @@
 #include "anneal/nn/module.h"
 
-#include <cxxabi.h>
-
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -12,6 +9,7 @@
 
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
+#include "anneal/core/type_name.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -263,14 +261,7 @@ void Module::make_tensors_own() {
   });
 }
 
-std::string Module::type_name() const {
-  int status = 0;
-  const std::unique_ptr<char, void (*)(void*)> full(
-      abi::__cxa_demangle(typeid(*this).name(), nullptr, nullptr, &status), &std::free);
-  const std::string name = status == 0 ? full.get() : typeid(*this).name();
-  const std::size_t last = name.find('<') == std::string::npos ? name.rfind("::") : std::string::npos;
-  return last == std::string::npos ? name : name.substr(last + 2);
-}
+std::string Module::type_name() const { return short_name(typeid(*this)); }
 
 }  // namespace nn
 }  // namespace v0

@@ -52,6 +52,26 @@ class Buffer : public Tensor {
   Buffer& operator=(const Buffer&) = default;
 };
 
+/// While it lives, it is told of each call of a module (operator()) on its thread, with what went in and what came out.
+/// One of them at a time; an inner one has its turn and then the outer one again.
+class ModuleObserver {
+ public:
+  ModuleObserver() : outer_(std::exchange(active_, this)) {}
+  virtual ~ModuleObserver() { active_ = outer_; }
+  ModuleObserver(const ModuleObserver&) = delete;
+  ModuleObserver& operator=(const ModuleObserver&) = delete;
+
+  virtual void enter(const Module& module, const Tensor& x) = 0;
+  /// Not for a call that threw.
+  virtual void leave(const Module& module, const Tensor& y) = 0;
+  /// The calling thread's, or null.
+  static ModuleObserver* active() { return active_; }
+
+ private:
+  static inline constinit thread_local ModuleObserver* active_ = nullptr;
+  ModuleObserver* outer_;
+};
+
 /// Base of all layers and models.
 class Module {
  public:
@@ -63,7 +83,9 @@ class Module {
 
   /// What the module makes of an input. Layers and models of one input override it; others have methods of their own.
   virtual Tensor forward(const Tensor& x) const;
-  Tensor operator()(const Tensor& x) const { return forward(x); }
+  Tensor operator()(const Tensor& x) const {
+    return observed(x, [&] { return forward(x); });
+  }
 
   /// Parameters by full name ("body.0.weight"), those of this module first, then its children's, in order of
   /// declaration. A tied parameter is listed once, under its first name.
@@ -104,6 +126,18 @@ class Module {
 
   /// Makes a module that lives outside this object (on the heap) a child; it must outlive this one's use.
   void adopt(std::string name, Module& child);
+
+  /// What every operator() is: calls `forward`, which makes the result of x, and tells the ModuleObserver.
+  template <class F>
+  Tensor observed(const Tensor& x, const F& forward) const {
+    ModuleObserver* const observer = ModuleObserver::active();
+    if (observer) [[unlikely]]
+      observer->enter(*this, x);
+    Tensor y = forward();
+    if (observer) [[unlikely]]
+      observer->leave(*this, y);
+    return y;
+  }
 
  private:
   friend class Parameter;

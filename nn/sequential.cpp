@@ -15,7 +15,7 @@ Sequential::Sequential(const Sequential& other) : Module(other) {
 
 Tensor Sequential::forward(const Tensor& x) const {
   Tensor y = x;
-  for (const Layer& layer : layers_) y = layer.module->forward(y);
+  for (const Layer& layer : layers_) y = (*layer.module)(y);
   return y;
 }
 

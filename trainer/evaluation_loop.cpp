@@ -1,5 +1,6 @@
 #include "anneal/trainer/evaluation_loop.h"
 
+#include <optional>
 #include <vector>
 
 #include "anneal/core/autograd.h"
@@ -54,22 +55,39 @@ void call(TrainerState& s, const H& hook, A&&... args) {
   s.call_module(hook.point, hook.of_module, args...);
 }
 
+// What a profiler is told of.
+struct Actions {
+  const char *next, *batch;
+};
+constexpr Actions validation_actions{"validation_dataloader_next", "run_validation_batch"};
+constexpr Actions test_actions{"test_dataloader_next", "run_test_batch"};
+constexpr Actions predict_actions{"predict_dataloader_next", "run_predict_batch"};
+
 // Calls f(batch, step) for the batches of each loader, brought to where the module is.
 template <class F>
-void for_each_batch(TrainerState& s, const LimitedLoaders& set, const F& f) {
+void for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f) {
+  Profiler* const profiler = s.profiler.get();
   for (std::size_t l = 0; l < set.loaders.size(); ++l) {
     if (set.batches[l] == 0) continue;
-    BatchIterator it = set.loaders[l].begin(s.counters.epoch.completed, 0);
+    std::optional<BatchIterator> it;
     for (std::int64_t i = 0; i < set.batches[l]; ++i) {
-      if (i > 0) ++it;
-      Batch& batch = *it;
+      {
+        const ProfiledAction next(profiler, actions.next);
+        if (it) ++*it;
+        else it.emplace(set.loaders[l].begin(s.counters.epoch.completed, 0));
+      }
+      Batch& batch = **it;
       if (batch.empty()) {  // this rank's share of the last one, unless it is alone
         if (!s.world) s.console.warn("an evaluation's loader gave an empty batch; it is skipped");
         continue;
       }
-      s.transfer(batch);
-      StepContext step(s.trainer, i, static_cast<std::int64_t>(l), it.samples());
-      f(batch, step);
+      {
+        const ProfiledAction action(profiler, actions.batch);
+        s.transfer(batch);
+        StepContext step(s.trainer, i, static_cast<std::int64_t>(l), it->samples());
+        f(batch, step);
+      }
+      if (profiler && s.stage > Stage::sanity_check) profiler->end_batch();
     }
   }
 }
@@ -95,7 +113,8 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
     call(s, hooks.start);
     call(s, hooks.epoch_start);
     std::int64_t x = evaluated;
-    for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
+    const Actions& actions = loop == Loop::validation ? validation_actions : test_actions;
+    for_each_batch(s, set, actions, [&](const Batch& batch, StepContext& step) {
       s.log.begin_batch(batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
       call(s, hooks.batch_start, batch, step);
       {
@@ -139,7 +158,7 @@ std::vector<std::vector<Batch>> predict(TrainerState& s, const LimitedLoaders& s
     s.call_module(HookPoint::on_predict_model_eval, &M::on_predict_model_eval);
     s.call(HookPoint::on_predict_start, &C::on_predict_start, &M::on_predict_start);
     s.call(HookPoint::on_predict_epoch_start, &C::on_predict_epoch_start, &M::on_predict_epoch_start);
-    for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
+    for_each_batch(s, set, predict_actions, [&](const Batch& batch, StepContext& step) {
       s.call(HookPoint::on_predict_batch_start, &C::on_predict_batch_start, &M::on_predict_batch_start, batch, step);
       Batch prediction;
       {

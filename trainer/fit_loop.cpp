@@ -77,6 +77,8 @@ bool FitLoop::check_is_due() const {
 }
 
 void FitLoop::run_epoch() {
+  Profiler* const profiler = s_.profiler.get();
+  const ProfiledAction epoch(profiler, "run_training_epoch");
   bool resumed = c_.epoch.started > c_.epoch.processed;
   if (!resumed) {
     c_.batch = {};
@@ -96,10 +98,15 @@ void FitLoop::run_epoch() {
   };
   const auto breaks_off = [&] { return s_.signal != 0 || rolls_back_; };
   while (c_.batch.processed < s_.train_batches && !cut() && !breaks_off()) {
-    if (it) ++*it;
-    else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
+    {
+      const ProfiledAction next(profiler, "train_dataloader_next");
+      if (it) ++*it;
+      else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
+    }
     try {
       if (!run_batch(**it, it->samples())) break;
+      finish_batch();
+      if (profiler) profiler->end_batch();
     } catch (const AnomalyError& error) {
       throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
     }
@@ -113,7 +120,10 @@ void FitLoop::end_epoch() {
   const auto call_callbacks = [&](bool monitoring) {
     const TrainerState::At at(s_, HookPoint::on_train_epoch_end);
     for (const Shared<Callback>& callback : s_.callbacks)
-      if (callback->monitors() == monitoring) callback->on_train_epoch_end(s_.trainer, *s_.module);
+      if (callback->monitors() == monitoring) {
+        const ProfiledAction action = s_.profiled(*callback, HookPoint::on_train_epoch_end);
+        callback->on_train_epoch_end(s_.trainer, *s_.module);
+      }
   };
   call_callbacks(false);
   s_.call_module(HookPoint::on_train_epoch_end, &M::on_train_epoch_end);
@@ -134,6 +144,7 @@ void FitLoop::finish_epoch() {
 
 // Whether the epoch goes on.
 bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
+  const ProfiledAction action(s_.profiler.get(), "run_training_batch");
   // A rank whose share of the last batch is empty takes part in the sums, and in nothing else.
   const bool dropped = dropped_.contains({c_.epoch.completed, c_.batch.ready});
   const double share = s_.batch_share = dropped ? 0 : s_.weight_of(batch);
@@ -172,7 +183,6 @@ bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   s_.check_follows = check_is_due();
   if (share > 0)
     s_.call(HookPoint::on_train_batch_end, &C::on_train_batch_end, &M::on_train_batch_end, loss, batch, context);
-  finish_batch();
   return true;
 }
 
@@ -278,6 +288,7 @@ bool FitLoop::reduce() {
 
 void FitLoop::step() {
   if (s_.optimizers.empty()) return;
+  const ProfiledAction action(s_.profiler.get(), "optimizer_step");
   optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   const TrainerOptions& o = s_.options;
   optim::GradScaler* const scaler = s_.scaler                                 ? &*s_.scaler

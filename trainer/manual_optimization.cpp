@@ -26,6 +26,7 @@ std::int64_t ManualOptimizer::steps() const { return active(*state_, index_).ste
 void ManualOptimizer::step() {
   TrainerState& s = *state_;
   check_manual(s, "step");
+  const ProfiledAction action(s.profiler.get(), "optimizer_step");
   ActiveOptimizer& own = active(s, index_);
   optim::Optimizer& optimizer = own.optimizer();
   if (s.world) {

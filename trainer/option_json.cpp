@@ -34,6 +34,7 @@ std::string type_of(const PrecisionName*) { return "a text or an integer"; }
 std::string type_of(const StrategyOption*) { return "a text"; }
 std::string type_of(const std::variant<bool, std::string>*) { return "true, false or a text"; }
 std::string type_of(const Duration*) { return "DD:HH:MM:SS, or an object of days, hours, minutes and seconds"; }
+std::string type_of(const ProfilerOption*) { return "a text, or null"; }
 std::string type_of(const LoggerOption*) { return "true or false"; }
 std::string type_of(const optim::GradScalerOptions*) { return "an object"; }
 std::string type_of(const CountOrBool&) { return "an integer, true or false"; }
@@ -151,6 +152,10 @@ bool read(const json& value, Duration& to) {
   to = std::chrono::duration<double>(seconds);
   return true;
 }
+bool read(const json& value, ProfilerOption& to) {
+  if (value.is_string()) to = value.get<std::string>();
+  return value.is_string() || value.is_null();
+}
 bool read(const json& value, LoggerOption& to) {
   if (value.is_boolean()) to = value.get<bool>();
   return value.is_boolean() || value.is_null();
@@ -222,6 +227,7 @@ json written(const std::variant<bool, std::string>& value) {
   return std::visit([](const auto& v) { return json(v); }, value);
 }
 json written(const Duration& value) { return {{"seconds", value.seconds()}}; }
+json written(const ProfilerOption& value) { return value.name().empty() ? json() : json(value.name()); }
 json written(const LoggerOption& value) { return value.given() ? json(value.standard()) : json(); }
 json written(const CountOrBool& value) { return *value.count; }
 json written(const optim::GradScalerOptions& value) {

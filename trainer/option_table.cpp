@@ -40,6 +40,7 @@ OptionTable table_of(TrainerOptions& o) {
       {"detect_anomaly", &o.detect_anomaly, "the first NaN or infinity throws with its op; slow"},
       {"deterministic", &o.deterministic, "true, false or warn; kernels have a fixed order in any case"},
       {"benchmark", &o.benchmark, "false or null; true on a CPU alone, where there is nothing to try"},
+      {"profiler", &o.profiler, "simple, ops or trace; null: none"},
       {"logger", &o.logger, "TensorBoard and CSV files"},
       {"enable_checkpointing", &o.enable_checkpointing, "adds a ModelCheckpoint if there is none"},
       {"on_save_error", &o.on_save_error, "of a ModelCheckpoint: throw or warn"},

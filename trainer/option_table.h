@@ -28,7 +28,7 @@ using OptionField =
                  std::optional<double>*, std::optional<std::string>*, std::vector<std::int64_t>*, std::vector<double>*,
                  std::vector<std::string>*, OrDefault<bool>*, OrDefault<std::int64_t>*, Amount*, Devices*,
                  PrecisionName*, StrategyOption*, std::variant<bool, std::string>*, std::optional<Duration>*,
-                 LoggerOption*, std::optional<optim::GradScalerOptions>*, CountOrBool>;
+                 LoggerOption*, ProfilerOption*, std::optional<optim::GradScalerOptions>*, CountOrBool>;
 
 struct Option {
   std::string name;

@@ -127,6 +127,7 @@ void resolve_barebones(TrainerOptions& o) {
   refuse(o.num_sanity_val_steps.given() && o.num_sanity_val_steps != 0, "num_sanity_val_steps");
   refuse(o.fast_dev_run != 0, "fast_dev_run");
   refuse(o.detect_anomaly, "detect_anomaly");
+  refuse(o.profiler.given(), "profiler");
   o.enable_checkpointing = o.enable_progress_bar = o.enable_model_summary = false;
   o.logger = false;
   o.log_every_n_steps = o.num_sanity_val_steps = 0;
@@ -178,6 +179,7 @@ TrainerOptions resolve(TrainerOptions o) {
                      "gradient_clip_algorithm: expected norm or value, got \"{}\"", algorithm);
   check<ConfigError>(o.default_root_dir.string().find("://") == std::string::npos,
                      "default_root_dir: expected a folder of this machine, got {}", o.default_root_dir.string());
+  o.profiler = o.profiler.profiler();
   if (o.max_epochs) check_least("max_epochs", *o.max_epochs, -1, " (-1: no limit)");
   check_least("max_steps", o.max_steps, -1, " (-1: no limit)");
   if (o.min_epochs) check_least("min_epochs", *o.min_epochs, 0);

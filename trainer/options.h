@@ -21,6 +21,7 @@
 #include "anneal/trainer/or_default.h"
 #include "anneal/trainer/plugin.h"
 #include "anneal/trainer/precision_name.h"
+#include "anneal/trainer/profiler.h"
 #include "anneal/trainer/strategy.h"
 
 namespace anneal {
@@ -95,6 +96,7 @@ struct TrainerOptions {
   /// true or "warn" change nothing: every kernel has a fixed order, so that a run repeats to the bit on its device.
   std::variant<bool, std::string> deterministic = false;
   std::optional<bool> benchmark = {};  ///< true, trials of algorithms, is refused on a GPU; a CPU has none to choose
+  ProfilerOption profiler = {};        ///< simple, ops, trace, or an object: where the time goes
 
   LoggerOption logger{by_default, true};
   std::vector<Shared<Callback>> callbacks = {};

@@ -204,7 +204,9 @@ SimpleTrainer::SimpleTrainer(nn::Module* model, Loss loss, Shared<optim::Optimiz
 }
 SimpleTrainer::~SimpleTrainer() = default;
 
-std::vector<Shared<Callback>> SimpleTrainer::default_callbacks() { return {PrintProgress(), PrintMetrics()}; }
+std::vector<Shared<Callback>> SimpleTrainer::default_callbacks() {
+  return {TerminateOnNaN(), PrintProgress(), PrintMetrics()};
+}
 
 FitResult SimpleTrainer::train(const Shared<const Dataset>& dataset, const TrainOptions& options) {
   check<ConfigError>(static_cast<bool>(dataset), "dataset: expected one, got none");

@@ -86,7 +86,7 @@ class SimpleTrainer {
   SimpleTrainer(const SimpleTrainer&) = delete;
   SimpleTrainer& operator=(const SimpleTrainer&) = delete;
 
-  /// PrintProgress and PrintMetrics.
+  /// TerminateOnNaN, PrintProgress and PrintMetrics.
   static std::vector<Shared<Callback>> default_callbacks();
 
   FitResult train(const Shared<const Dataset>& dataset, const TrainOptions& options = {});

@@ -10,6 +10,7 @@
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
+#include "anneal/trainer/profiled_run.h"
 #include "anneal/trainer/run.h"
 #include "anneal/trainer/snapshot.h"
 #include "anneal/trainer/tensorboard_logger.h"
@@ -163,6 +164,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     }
   } const attached{s};
   s.attach(&module);
+  const ProfiledRun profiled(s);
   s.skips_in_a_row = 0;
   s.stop_agreed = s.ends_on_bad_number = false;
   s.bad_windows = s.bad_in_a_row = 0;
@@ -456,9 +458,11 @@ void Trainer::update_batch_norm() {
   anneal::update_batch_norm(*state_);
 }
 
+void Trainer::log_row(const MetricMap& row, std::int64_t x) { state_->write_row(row, x); }
 void Trainer::print(std::string_view line) { state_->console.print(line); }
 CheckpointIO& Trainer::checkpoint_io() const { return *state_->checkpoint_io; }
 Console& Trainer::console() { return state_->console; }
+Profiler* Trainer::profiler() const { return state_->profiler.get(); }
 
 const TrainerOptions& Trainer::options() const { return state_->options; }
 Stage Trainer::stage() const { return state_->stage; }

@@ -17,6 +17,7 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
+#include "anneal/trainer/device_stats_monitor.h"
 #include "anneal/trainer/early_stopping.h"
 #include "anneal/trainer/finetuning.h"
 #include "anneal/trainer/gradient_accumulation_scheduler.h"
@@ -30,13 +31,17 @@
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/on_exception_checkpoint.h"
+#include "anneal/trainer/ops_profiler.h"
 #include "anneal/trainer/options.h"
 #include "anneal/trainer/prediction_writer.h"
 #include "anneal/trainer/progress_bar.h"
+#include "anneal/trainer/simple_profiler.h"
 #include "anneal/trainer/spike_detection.h"
 #include "anneal/trainer/stochastic_weight_averaging.h"
 #include "anneal/trainer/terminate_on_nan.h"
+#include "anneal/trainer/throughput_monitor.h"
 #include "anneal/trainer/timer.h"
+#include "anneal/trainer/trace_profiler.h"
 #include "anneal/trainer/training_module.h"
 #include "anneal/trainer/weight_averaging.h"
 
@@ -163,9 +168,13 @@ class Trainer {
   void update_batch_norm();
   /// How checkpoints are written, read and removed.
   CheckpointIO& checkpoint_io() const;
+  /// A row of its own for the loggers, beside what `log` makes; the epoch is added.
+  void log_row(const MetricMap& row, std::int64_t x);
   /// A line of text, without tearing the progress bar.
   void print(std::string_view line);
   Console& console();
+  /// options().profiler, or null: for a ProfiledAction.
+  Profiler* profiler() const;
 
   // ---- state ----
 

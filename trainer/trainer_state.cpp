@@ -73,6 +73,7 @@ TrainerState::TrainerState(Trainer& of, TrainerOptions given)
       world(join(options)),
       device(device_of(options, world.get())),
       console(sink_of(options, world.get())),
+      profiler(options.profiler.profiler()),
       seed(std::stoull(from_rank_zero("trainer/seed", std::to_string(options.seed ? *options.seed : random_seed())))),
       log([this](const std::string& text) { console.warn(text); }),
       generator(seed) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "anneal/dist/world.h"
+#include "anneal/trainer/action_names.h"
 #include "anneal/trainer/active_optimizer.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/counters.h"
@@ -36,6 +37,8 @@ struct TrainerState {
   std::vector<Shared<Callback>> callbacks;
   std::vector<Shared<Callback>> quiet_callbacks;  ///< those that only rank 0 calls, on other ranks
   std::vector<Shared<Logger>> loggers;
+  const std::shared_ptr<Profiler> profiler;  ///< null: none
+  ActionNames action_names;
   std::uint64_t seed;
 
   MetricLog log;
@@ -126,6 +129,12 @@ struct TrainerState {
     HookPoint before_;
   };
 
+  /// A hook of a callback, or of the module, as an action of the profiler.
+  template <class Owner>
+  ProfiledAction profiled(const Owner& owner, HookPoint point) {
+    return {profiler.get(), profiler ? action_names.of(owner, point) : std::string_view()};
+  }
+
   /// One hook: of the callbacks, then of the module.
   template <class... P, class... A>
   void call(HookPoint point, void (Callback::*of_callback)(Trainer&, TrainingModule&, P...),
@@ -136,11 +145,15 @@ struct TrainerState {
   template <class... P, class... A>
   void call_callbacks(HookPoint point, void (Callback::*hook)(Trainer&, TrainingModule&, P...), A&&... args) {
     const At at(*this, point);
-    for (const Shared<Callback>& callback : callbacks) ((*callback).*hook)(trainer, *module, args...);
+    for (const Shared<Callback>& callback : callbacks) {
+      const ProfiledAction action = profiled(*callback, point);
+      ((*callback).*hook)(trainer, *module, args...);
+    }
   }
   template <class R, class... P, class... A>
   R call_module(HookPoint point, R (TrainingModule::*hook)(P...), A&&... args) {
     const At at(*this, point);
+    const ProfiledAction action = profiled(*module, point);
     return (module->*hook)(std::forward<A>(args)...);
   }
 

@@ -121,6 +121,13 @@ class TrainingModule : public nn::Module {
   /// Before a check that does not lie within an accumulation window.
   virtual void on_validation_model_zero_grad() { zero_grad(); }
 
+  // ---- what is measured of it ----
+
+  /// An input of `forward`, by which ModelSummary tells sizes and FLOPs. Undefined: it does not.
+  virtual Tensor example_input() const { return {}; }
+  /// What ThroughputMonitor takes for a batch's FLOPs. 0: it counts those of the first one.
+  virtual double flops_per_batch() const { return 0; }
+
   // ---- manual optimization: training_step runs backward and the optimizers, as for adversarial training ----
   //
   //   Tensor loss = critic_loss(batch);

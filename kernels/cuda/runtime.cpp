@@ -8,6 +8,10 @@
 #include <string_view>
 #include <vector>
 
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#endif
+
 #include "anneal/kernels/cuda/check.h"
 
 namespace anneal {
@@ -207,6 +211,14 @@ double Event::milliseconds_since(const Event& start) const {
   check(cudaEventElapsedTime(&milliseconds, native(start.handle_), native(handle_)), "cudaEventElapsedTime");
   return milliseconds;
 }
+
+#if __has_include(<nvtx3/nvToolsExt.h>)
+void push_range(const char* name) { nvtxRangePushA(name); }
+void pop_range() { nvtxRangePop(); }
+#else  // a CUDA toolkit may come without it
+void push_range(const char*) {}
+void pop_range() {}
+#endif
 
 }  // namespace kernels::cuda
 }  // namespace v0

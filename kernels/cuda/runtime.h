@@ -93,6 +93,12 @@ class Event {
   void* handle_;
 };
 
+// ---- for Nsight Systems ----
+
+/// Names what the calling thread does (an NVTX range) until `pop_range`; ranges nest.
+void push_range(const char* name);
+void pop_range();
+
 }  // namespace kernels::ANNEAL_GPU
 }  // namespace v0
 }  // namespace anneal

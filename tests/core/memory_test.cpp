@@ -39,6 +39,7 @@ TEST(AllocatorTest, CountsAndReuses) {
     EXPECT_EQ(inside.requests, before.requests + 1);
     EXPECT_EQ(inside.misses, before.misses + 1);
     EXPECT_GE(inside.peak, inside.active);
+    EXPECT_GE(inside.held_peak, inside.active + inside.cached);
   }
   const MemoryStats after = allocator().stats();
   EXPECT_EQ(after.active, before.active);
@@ -67,7 +68,7 @@ TEST(AllocatorTest, LimitAndEmptyCache) {
   EXPECT_GE(allocator().stats().cached, std::size_t{4} << 20);
   allocator().empty_cache();
   EXPECT_EQ(allocator().stats().cached, 0u);
-  const std::size_t active = allocator().stats().active;
+  const auto [active, failures] = std::pair(allocator().stats().active, allocator().stats().failures);
   {
     const Limit limit(active + (1 << 20));
     const Tensor fits = empty({100'000});
@@ -76,6 +77,7 @@ TEST(AllocatorTest, LimitAndEmptyCache) {
     EXPECT_GE(allocator().stats().active, active + 400'000);
   }
   EXPECT_EQ(allocator().stats().active, active);
+  EXPECT_EQ(allocator().stats().failures, failures + 1);
   EXPECT_EQ(empty({1 << 20}).numel(), 1 << 20);
 }
 

@@ -215,6 +215,7 @@ TEST(Barebones, RefusesWhatItTurnsOff) {
   expect_has(error({.num_sanity_val_steps = 1}), {"barebones", "num_sanity_val_steps"});
   expect_has(error({.fast_dev_run = true}), {"barebones", "fast_dev_run"});
   expect_has(error({.detect_anomaly = true}), {"barebones", "detect_anomaly"});
+  expect_has(error({.profiler = "simple"}), {"barebones", "profiler"});
   EXPECT_EQ(error({.num_sanity_val_steps = 0,
                    .log_every_n_steps = 0,
                    .logger = false,

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "anneal/core/autograd.h"
 #include "anneal/tests/trainer/simple_support.h"
 
@@ -192,6 +194,19 @@ TEST(SimpleTrainer, TheReportedLossIsNotDivided) {
       model, [](const Tensor& outputs, const Tensor&) { return sum(outputs) * 0 + 8.0; }, sgd(model), quiet_with());
   trainer.train(line(4), {.per_device_batch_size = 1, .gradient_accumulation_steps = 4});
   EXPECT_EQ(trainer.run_history().latest("train_loss_epoch"), 8);
+}
+
+// T-661: TerminateOnNaN is among the default callbacks.
+TEST(SimpleTrainer, ALossThatIsNoNumberEndsTheRun) {
+  nn::Linear model(1, 1);
+  int losses = 0;
+  SimpleTrainer trainer(
+      model, [&](const Tensor& outputs, const Tensor&) { return sum(outputs) * (++losses == 2 ? NAN : 1.0); },
+      sgd(model), quiet_with());
+  const FitResult result = trainer.train(line(4), {.per_device_batch_size = 1});
+  EXPECT_EQ(result.reason, StopReason::bad_number);
+  EXPECT_EQ(result.global_step, 1);
+  EXPECT_TRUE(std::isfinite(model.weight.item()));
 }
 
 TEST(SimpleTrainer, GradientsAreClippedByValue) {

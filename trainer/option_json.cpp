@@ -78,15 +78,11 @@ bool read(const json& value, double& to) {
   to = value.get<double>();
   return true;
 }
-bool read(const json& value, std::string& to) {
-  if (!value.is_string()) return false;
-  to = value.get<std::string>();
-  return true;
-}
-bool read(const json& value, std::filesystem::path& to) {
-  if (!value.is_string()) return false;
-  to = value.get<std::string>();
-  return true;
+template <class Text>
+requires(std::is_same_v<Text, std::string> || std::is_same_v<Text, std::filesystem::path>) bool read(const json& value,
+                                                                                                     Text& to) {
+  if (value.is_string()) to = value.get<std::string>();
+  return value.is_string();
 }
 template <class T>
 bool read(const json& value, std::vector<T>& to) {

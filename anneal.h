@@ -14,6 +14,7 @@
 #include "anneal/optim/optim.h"
 #include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/checkpoint.h"
+#include "anneal/trainer/cli.h"
 #include "anneal/trainer/json_logger.h"
 #include "anneal/trainer/model_ema.h"
 #include "anneal/trainer/print_callbacks.h"

@@ -34,13 +34,14 @@ std::shared_ptr<World> World::join(const WorldOptions& options) {
   const std::lock_guard lock(mutex);
   if (world) {
     check<ConfigError>((options.local_ranks == 0 || options.local_ranks == world->options_.local_ranks) &&
-                           options.gpu == world->options_.gpu,
+                           options.gpu == world->options_.gpu &&
+                           (options.local_ranks == 0 || options.devices == world->options_.devices),
                        "devices: this process is one of {} ranks on {} already; got {} on {}",
                        world->options_.local_ranks, world->options_.gpu ? "GPUs" : "CPUs", options.local_ranks,
                        options.gpu ? "GPUs" : "CPUs");
     return world;
   }
-  const std::optional<RankEnvironment> environment = rank_environment();
+  const std::optional<RankEnvironment>& environment = options.environment;
   if (!environment && options.local_ranks <= 1) return nullptr;
   check<ConfigError>(!environment || options.local_ranks == 0 || options.local_ranks == environment->local_world_size,
                      "devices: the launcher started {} ranks on this machine, got {}",
@@ -74,7 +75,8 @@ World::World(const WorldOptions& options, const RankEnvironment* environment) : 
     if (!std::getenv("OMP_NUM_THREADS")) set_num_threads(std::max(1, num_threads() / options.local_ranks));
   }
   store_ = std::make_shared<Store>(store);
-  group_ = make_group(store_, options.gpu, local_rank_);
+  const auto local_rank = static_cast<std::size_t>(local_rank_);
+  group_ = make_group(store_, options.gpu, options.devices.empty() ? local_rank_ : options.devices.at(local_rank));
 }
 
 World::~World() {

@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "anneal/dist/environment.h"
 #include "anneal/dist/launcher.h"
@@ -15,18 +17,20 @@ inline namespace v0 {
 namespace dist {
 
 struct WorldOptions {
-  int local_ranks = 1;  ///< ranks on this machine; 0: what a launcher's variables say, else 1
-  bool gpu = false;     ///< NCCL instead of Gloo
+  int local_ranks = 1;            ///< ranks on this machine; 0: what the launcher says, else 1
+  bool gpu = false;               ///< NCCL instead of Gloo
+  std::vector<int> devices = {};  ///< the GPU of each local rank; empty: 0, 1, ...
+  std::optional<RankEnvironment> environment = rank_environment();  ///< what a launcher says
   std::chrono::milliseconds failure_timeout = std::chrono::seconds(10);
 };
 
 /// This process's place among the ranks, its connection to the store and its group.
 class World {
  public:
-  /// The one of this process: the ranks of a launcher's variables (rank_environment), or else, for more than one local
-  /// rank, this process as rank 0 and others that it starts (LocalRanks), the cores shared among them. Made by the
-  /// first call and kept until the process ends; null when this process is alone. Throws ConfigError when a launcher
-  /// started another number of ranks than `local_ranks`, or when a later call asks for another world than there is.
+  /// The one of this process: the ranks of the launcher, or else, for more than one local rank, this process as rank 0
+  /// and others that it starts (LocalRanks), the cores shared among them. Made by the first call and kept until the
+  /// process ends; null when this process is alone. Throws ConfigError when a launcher started another number of ranks
+  /// than `local_ranks`, or when a later call asks for another world than there is.
   static std::shared_ptr<World> join(const WorldOptions& options);
   ~World();
   World(const World&) = delete;

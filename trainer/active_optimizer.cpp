@@ -54,7 +54,7 @@ void ActiveOptimizer::set_run(const optim::RunNumbers& run) {
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
   const std::span<const optim::Arena> arenas = optimizer().arenas();
   if (!reducer_ || !reducer_->serves(arenas)) {
-    reducer_.emplace(group, arenas);
+    reducer_.emplace(group, arenas, buckets);
     dist::check_same(group, arenas, reducer_->buckets());
   }
   return *reducer_;

@@ -39,9 +39,10 @@ class ActiveOptimizer {
   /// `override_lr`: the rates are the code's.
   void restore(const Checkpoint::Optimizer& saved, Console& console, bool override_lr);
 
-  std::int64_t steps = 0;           ///< made so far
-  std::int64_t checks_at_look = 0;  ///< validations that had run when the plateau last looked
-  bool scheduled = true;            ///< false: nothing moves its rate
+  std::int64_t steps = 0;            ///< made so far
+  dist::BucketOptions buckets = {};  ///< of its reducer
+  std::int64_t checks_at_look = 0;   ///< validations that had run when the plateau last looked
+  bool scheduled = true;             ///< false: nothing moves its rate
 
  private:
   void restart_schedule(std::int64_t at);

@@ -21,6 +21,8 @@ std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o, b
     callbacks.push_back(Timer({.duration = *o.max_time}));
   if (o.enable_progress_bar && std::none_of(callbacks.begin(), callbacks.end(), is<ProgressBar>))
     callbacks.push_back(rich ? Shared<Callback>(RichProgressBar()) : Shared<Callback>(ProgressBar()));
+  if (o.enable_model_summary && std::none_of(callbacks.begin(), callbacks.end(), is<ModelSummary>))
+    callbacks.push_back(ModelSummary());
   if (o.enable_checkpointing && std::none_of(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>) &&
       o.fast_dev_run == 0)
     callbacks.push_back(ModelCheckpoint());

@@ -297,7 +297,7 @@ void FitLoop::step() {
   optimizer.defer({.average = 1 / c_.window, .scaler = scaler});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
   s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,
-                 o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
+                 *o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
   // A norm is worked out where something needs it, such as a limit that it does not reach.
   if (const optim::StepOptions step = optimizer.deferred(); o.log_grad_norm && step.clip_norm == 0)
     optimizer.defer_clipping(std::numeric_limits<double>::infinity(), step.clip_value);

@@ -12,6 +12,7 @@
 #include "anneal/core/tensor.h"
 #include "anneal/trainer/hparams.h"
 #include "anneal/trainer/metric_map.h"
+#include "anneal/trainer/or_default.h"
 #include "anneal/trainer/shared.h"
 
 namespace anneal {
@@ -47,11 +48,13 @@ class Logger {
   virtual void load_state(const StateMap&) {}
 };
 
-/// `true`: a CsvLogger under default_root_dir. `false`: none. Or one logger, or a list of them.
+/// `true`: a TensorBoardLogger and a CsvLogger in one folder under default_root_dir. `false`: none. Or one logger, or a
+/// list of them.
 class LoggerOption {
  public:
   template <std::same_as<bool> B>
   LoggerOption(B standard) : standard_(standard) {}
+  LoggerOption(ByDefault, bool standard) : standard_(standard), given_(false) {}
   template <std::derived_from<Logger> L>
   LoggerOption(L logger) : loggers_{Shared<Logger>(std::move(logger))} {}
   template <std::derived_from<Logger> L>
@@ -59,10 +62,11 @@ class LoggerOption {
   LoggerOption(std::initializer_list<Shared<Logger>> loggers) : loggers_(loggers) {}
 
   bool standard() const { return standard_; }
+  bool given() const { return given_; }
   const std::vector<Shared<Logger>>& loggers() const { return loggers_; }
 
  private:
-  bool standard_ = false;
+  bool standard_ = false, given_ = true;
   std::vector<Shared<Logger>> loggers_;
 };
 

@@ -84,6 +84,10 @@ double MetricLog::Entry::epoch_value() const {
 template <class F>
 void MetricLog::with_loader(std::string_view name, const LogOptions& options, const F& f) {
   if (muted_) return;
+  if (ignores_) {
+    if (!std::exchange(ignored_, true)) warn_("log: does nothing with barebones");
+    return;
+  }
   if (!dataloader_idx_ || !options.add_dataloader_idx) return f(name);
   check(name.find("/dataloader_idx_") == std::string_view::npos,
         "log: {}: expected a name without /dataloader_idx_, which is added; or set add_dataloader_idx to false", name);

@@ -60,6 +60,9 @@ class MetricLog {
     bool before_;
   };
 
+  /// From now on `log` does nothing; the first one that is ignored warns.
+  void ignore() { ignores_ = true; }
+
   /// The batch whose size is the weight of what comes, and which of several loaders it came from.
   void begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
   /// Throws Error where nothing can be logged, or when the options make no sense or changed.
@@ -138,6 +141,7 @@ class MetricLog {
   std::size_t cursor_ = 0;      // where the next one is expected
   HookPoint point_ = HookPoint::none;
   bool muted_ = false;
+  bool ignores_ = false, ignored_ = false;
   bool has_batch_ = false;
   std::optional<std::int64_t> dataloader_idx_;
   std::int64_t batch_size_ = 0;  // 0: the batch has no tensor

@@ -281,7 +281,7 @@ void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) const
   std::error_code gone;
   if (path.empty() || path.parent_path() != folder_ || fs::equivalent(path, trainer.resumed_from(), gone)) return;
   if (fs::is_symlink(last_path_, gone) && fs::equivalent(path, last_path_, gone)) return;
-  fs::remove(path, gone);
+  trainer.checkpoint_io().remove(path);
 }
 
 std::vector<fs::path> ModelCheckpoint::last_files(const Trainer& trainer) const {

@@ -31,9 +31,8 @@ void OnExceptionCheckpoint::on_exception(Trainer& trainer, TrainingModule&, cons
   trainer.save_checkpoint(path_);
 }
 
-void OnExceptionCheckpoint::teardown(Trainer&, TrainingModule&, Stage) {
-  std::error_code missing;
-  if (training_ && !failed_) std::filesystem::remove(path_, missing);
+void OnExceptionCheckpoint::teardown(Trainer& trainer, TrainingModule&, Stage) {
+  if (training_ && !failed_) trainer.checkpoint_io().remove(path_);
   training_ = failed_ = false;
 }
 

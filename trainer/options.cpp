@@ -1,12 +1,16 @@
 #include "anneal/trainer/options.h"
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 #include <cstdlib>
+#include <initializer_list>
 
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
+#include "anneal/core/gpu.h"
 #include "anneal/trainer/batch_limits.h"
+#include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/timer.h"
 
@@ -24,6 +28,109 @@ void check_amount(std::string_view option, Amount& amount) {
                      "{}: expected a number of batches (an integer from 0 on) or a share (from 0.0 to 1.0), got {}",
                      option, amount);
   if (!amount.is_count() && value > 1) amount = static_cast<std::int64_t>(value);
+}
+
+template <class T>
+bool has(const TrainerOptions& o) {
+  return std::any_of(o.callbacks.begin(), o.callbacks.end(),
+                     [](const auto& callback) { return dynamic_cast<const T*>(callback.get()) != nullptr; });
+}
+
+void resolve_devices(TrainerOptions& o) {
+  const int gpus = device_count(DeviceKind::cuda);
+  const std::string_view known = has_gpu ? "auto, cpu, gpu or cuda" : "auto or cpu (this build has no CUDA)";
+  const std::string given = o.accelerator;
+  if (given == "gpu") o.accelerator = "cuda";
+  if (given == "auto") o.accelerator = gpus > 0 ? "cuda" : "cpu";
+  check<ConfigError>(o.accelerator == "cpu" || o.accelerator == "cuda", "accelerator: expected {}, got \"{}\"", known,
+                     given);
+  if (o.accelerator == "cpu") {
+    check<ConfigError>(!o.devices.is_all() && o.devices.indices().empty(),
+                       "devices: expected auto or a number of ranks on the CPU, got {}", o.devices);
+  } else {
+    try {
+      Device::parse(o.accelerator);
+    } catch (const Error& error) {
+      throw ConfigError(format("accelerator: expected {}, got {}: {}", known, given, error.what()));
+    }
+    if (o.devices.is_all()) o.devices = gpus;
+    const auto absent = [&](int index) { return index >= gpus; };
+    check<ConfigError>(
+        o.devices.count() <= gpus && std::none_of(o.devices.indices().begin(), o.devices.indices().end(), absent),
+        "devices: this machine has {} GPUs, got {}", gpus, o.devices);
+  }
+  check_least("num_nodes", o.num_nodes, 1);
+}
+
+void resolve_strategy(TrainerOptions& o) {
+  const std::string name = o.strategy.name();
+  const auto is_one_of = [&](std::initializer_list<std::string_view> names) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  check<ConfigError>(
+      !is_one_of({"zero1", "zero2", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2", "deepspeed_stage_3"}),
+      "strategy: {} shards over the ranks, which is not in this build; expected auto, single_device or ddp", name);
+  check<ConfigError>(
+      is_one_of({"auto", "single_device", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"}),
+      "strategy: expected one of auto, single_device, ddp, ddp_find_unused_parameters_true, ddp_spawn, "
+      "ddp_fork; got \"{}\"",
+      name);
+  check<ConfigError>(name != "single_device" || (o.devices.count() <= 1 && o.num_nodes == 1),
+                     "strategy: expected ddp for {} devices on {} machines, got single_device", o.devices, o.num_nodes);
+  if (name.starts_with("ddp_")) o.strategy = "ddp";
+}
+
+template <class Kind>
+void check_plugins(const TrainerOptions& o, std::string_view kind) {
+  const auto count = std::count_if(o.plugins.begin(), o.plugins.end(), [](const auto& plugin) {
+    return dynamic_cast<const Kind*>(plugin.get()) != nullptr;
+  });
+  check<ConfigError>(count <= 1, "plugins: expected at most one {}, got {}", kind, count);
+}
+
+void resolve_precision(TrainerOptions& o) {
+  for (const Shared<Plugin>& plugin : o.plugins)
+    check<ConfigError>(static_cast<bool>(plugin), "plugins: one of them is null");
+  check_plugins<PrecisionPlugin>(o, "PrecisionPlugin");
+  check_plugins<CheckpointIO>(o, "CheckpointIO");
+  check_plugins<ClusterEnvironment>(o, "ClusterEnvironment");
+  const std::shared_ptr<PrecisionPlugin> own = plugin_of<PrecisionPlugin>(o);
+  check<ConfigError>(!own || !o.precision.given(), "precision: expected none beside a PrecisionPlugin, got {}",
+                     o.precision);
+  const Precision precision = Precision::parse(o.precision);
+  check<ConfigError>((own ? own->scaled() : precision.scaled) || !o.grad_scaler,
+                     "grad_scaler: expected with precision 16-mixed alone, got it with {}", o.precision);
+  if (o.precision.given()) o.precision = std::string(precision.name);
+}
+
+void resolve_repeatability(TrainerOptions& o) {
+  const auto* text = std::get_if<std::string>(&o.deterministic);
+  check<ConfigError>(!text || *text == "warn", "deterministic: expected true, false or warn, got \"{}\"",
+                     text ? *text : "");
+  if (text || std::get<bool>(o.deterministic)) o.benchmark = false;
+  check<ConfigError>(!o.benchmark.value_or(false) || o.accelerator == "cpu",
+                     "benchmark: trials of algorithms are not in this build, which takes the first that gives the same "
+                     "bits every time; expected false, got true");
+  o.benchmark = false;
+}
+
+void resolve_barebones(TrainerOptions& o) {
+  if (!o.barebones) return;
+  const auto refuse = [](bool contrary, std::string_view option) {
+    check<ConfigError>(!contrary, "barebones: not possible with {}", option);
+  };
+  refuse(o.enable_checkpointing.given() && o.enable_checkpointing, "enable_checkpointing");
+  refuse(o.logger.given() && (o.logger.standard() || !o.logger.loggers().empty()), "logger");
+  refuse(o.enable_progress_bar.given() && o.enable_progress_bar, "enable_progress_bar");
+  refuse(o.enable_model_summary.given() && o.enable_model_summary, "enable_model_summary");
+  refuse(o.log_every_n_steps.given() && o.log_every_n_steps != 0, "log_every_n_steps");
+  refuse(o.num_sanity_val_steps.given() && o.num_sanity_val_steps != 0, "num_sanity_val_steps");
+  refuse(o.fast_dev_run != 0, "fast_dev_run");
+  refuse(o.detect_anomaly, "detect_anomaly");
+  refuse(o.profiler.given(), "profiler");
+  o.enable_checkpointing = o.enable_progress_bar = o.enable_model_summary = false;
+  o.logger = false;
+  o.log_every_n_steps = o.num_sanity_val_steps = 0;
 }
 
 }  // namespace
@@ -58,22 +165,20 @@ TrainerOptions resolve(TrainerOptions o) {
                        text);
     LimitBatches(batches).configure(o);
   }
-  check<ConfigError>(
-      o.accelerator == "auto" || o.accelerator == "cpu" || o.accelerator == "gpu" || o.accelerator == "cuda",
-      "accelerator: expected auto, cpu, gpu or cuda, got \"{}\"", o.accelerator);
-  if (o.accelerator == "gpu") o.accelerator = "cuda";
-  if (o.accelerator == "auto") o.accelerator = device_count(DeviceKind::cuda) > 0 ? "cuda" : "cpu";
-  Device::parse(o.accelerator);
-  check_least("devices", o.devices, 0, " (0: what a launcher says, else 1)");
-  if (o.accelerator == "cuda")
-    check<ConfigError>(o.devices <= device_count(DeviceKind::cuda), "devices: this machine has {} GPUs, got {}",
-                       device_count(DeviceKind::cuda), o.devices);
-  check<ConfigError>(Precision::parse(o.precision).scaled || !o.grad_scaler,
-                     "grad_scaler: expected with precision 16-mixed alone, got it with {}", o.precision);
+  resolve_devices(o);
+  resolve_strategy(o);
+  resolve_repeatability(o);
+  resolve_barebones(o);
+  resolve_precision(o);
   check<ConfigError>(o.failure_timeout >= 0, "failure_timeout: expected at least 0 seconds, got {}", o.failure_timeout);
-  check<ConfigError>(o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", o.gradient_clip_val);
+  if (!o.gradient_clip_val) o.gradient_clip_val = 0;
+  check<ConfigError>(*o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", *o.gradient_clip_val);
+  const std::string algorithm = o.gradient_clip_algorithm;
+  for (char& c : o.gradient_clip_algorithm) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
   check<ConfigError>(o.gradient_clip_algorithm == "norm" || o.gradient_clip_algorithm == "value",
-                     "gradient_clip_algorithm: expected norm or value, got \"{}\"", o.gradient_clip_algorithm);
+                     "gradient_clip_algorithm: expected norm or value, got \"{}\"", algorithm);
+  check<ConfigError>(o.default_root_dir.string().find("://") == std::string::npos,
+                     "default_root_dir: expected a folder of this machine, got {}", o.default_root_dir.string());
   o.profiler = o.profiler.profiler();
   if (o.max_epochs) check_least("max_epochs", *o.max_epochs, -1, " (-1: no limit)");
   check_least("max_steps", o.max_steps, -1, " (-1: no limit)");
@@ -104,9 +209,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
                      "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
 
-  const bool has_time = o.max_time || std::any_of(o.callbacks.begin(), o.callbacks.end(), [](const auto& callback) {
-                          return dynamic_cast<const Timer*>(callback.get()) != nullptr;
-                        });
+  const bool has_time = o.max_time || has<Timer>(o);
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;
   if (!o.min_epochs) o.min_epochs = o.min_steps ? 1 : 0;
   check<ConfigError>(*o.max_epochs < 0 || *o.min_epochs <= *o.max_epochs,
@@ -127,6 +230,21 @@ TrainerOptions resolve(TrainerOptions o) {
   }
   if (o.overfit_batches.value() > 0) o.limit_train_batches = o.limit_val_batches = o.overfit_batches;
   return o;
+}
+
+std::vector<std::string> notices_of(const TrainerOptions& o) {
+  std::vector<std::string> notices;
+  if (o.fast_dev_run > 0)
+    notices.push_back(
+        format("fast_dev_run: {} batches of train, val, test and predict in one epoch with one check; no sanity check, "
+               "loggers, checkpoints and early stopping",
+               o.fast_dev_run));
+  const bool* deterministic = std::get_if<bool>(&o.deterministic);
+  if ((!deterministic || *deterministic) && o.benchmark.value_or(false))
+    notices.push_back("benchmark: off, as deterministic is on");
+  if (o.enable_model_summary && has<ModelSummary>(o) && !o.barebones)
+    notices.push_back("enable_model_summary: the ModelSummary among the callbacks is used");
+  return notices;
 }
 
 }  // namespace v0

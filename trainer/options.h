@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -14,9 +15,14 @@
 
 #include "anneal/optim/grad_scaler.h"
 #include "anneal/trainer/callback.h"
+#include "anneal/trainer/devices.h"
 #include "anneal/trainer/duration.h"
 #include "anneal/trainer/logger.h"
+#include "anneal/trainer/or_default.h"
+#include "anneal/trainer/plugin.h"
+#include "anneal/trainer/precision_name.h"
 #include "anneal/trainer/profiler.h"
+#include "anneal/trainer/strategy.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -43,12 +49,17 @@ class Amount {
   std::variant<std::int64_t, double> value_;
 };
 
-/// `Trainer trainer({.max_epochs = 5, .log_every_n_steps = 10});`
+/// `Trainer trainer({.max_epochs = 5, .log_every_n_steps = 10});` From outside of the program: option_table.h.
 struct TrainerOptions {
   std::string accelerator = "auto";  ///< cpu; gpu or cuda; auto: a GPU if there is one, else the CPU
-  int devices = 0;  ///< ranks on this machine, one for each GPU; 0: those that a launcher started, else 1
+  Devices devices = "auto";  ///< ranks on this machine, one for each GPU; auto: those that a launcher started, else 1
+  OrDefault<std::int64_t> num_nodes{by_default, 1};  ///< machines, on each of which a launcher has started that many
+  /// auto; single_device; ddp, which on one rank is the same; ddp_spawn, ddp_fork and ddp_find_unused_parameters_true
+  /// are ddp, which needs no word for unused parameters.
+  StrategyOption strategy = "auto";
   /// 32-true (tensors as they are), 64-true, 16-true, bf16-true (tensors converted), 16-mixed, bf16-mixed (autocast.h).
-  std::string precision = "32-true";
+  /// 64, 32, 16 and bf16 are short for 64-true, 32-true, 16-mixed and bf16-mixed.
+  PrecisionName precision{by_default, "32-true"};
   std::optional<optim::GradScalerOptions> grad_scaler = {};  ///< of 16-mixed, which scales the loss in any case
   bool use_distributed_sampler = true;  ///< each rank gets its share of a loader (DataLoader::shard)
   double failure_timeout = 10;          ///< seconds after which a silent rank ends the job; 0: never
@@ -66,13 +77,13 @@ struct TrainerOptions {
   Amount overfit_batches = 0.0;   ///< above 0: trains and validates on the first so many batches, in the same order
   std::int64_t fast_dev_run = 0;  ///< k (or true for 1): k batches of everything, and nothing is written
 
-  Amount val_check_interval = 1.0;                          ///< in batches, or as a share of an epoch
-  std::optional<std::int64_t> check_val_every_n_epoch = 1;  ///< nullopt: val_check_interval counts across epochs
-  std::int64_t num_sanity_val_steps = 2;                    ///< validation batches before training; -1: all
-  std::int64_t log_every_n_steps = 50;                      ///< rows of step metrics; 0: none
-  std::int64_t accumulate_grad_batches = 1;                 ///< batches whose gradients make one optimizer step
-  double gradient_clip_val = 0;                  ///< largest norm of all gradients, or magnitude; 0: no limit
-  std::string gradient_clip_algorithm = "norm";  ///< norm or value
+  Amount val_check_interval = 1.0;                              ///< in batches, or as a share of an epoch
+  std::optional<std::int64_t> check_val_every_n_epoch = 1;      ///< nullopt: val_check_interval counts across epochs
+  OrDefault<std::int64_t> num_sanity_val_steps{by_default, 2};  ///< validation batches before training; -1: all
+  OrDefault<std::int64_t> log_every_n_steps{by_default, 50};    ///< rows of step metrics; 0: none
+  std::int64_t accumulate_grad_batches = 1;                     ///< batches whose gradients make one optimizer step
+  std::optional<double> gradient_clip_val = {};  ///< largest norm of all gradients, or magnitude. Unset or 0: no limit
+  std::string gradient_clip_algorithm = "norm";  ///< norm or value, in any case
   bool log_grad_norm = false;                    ///< of all gradients, before clipping, as "grad_norm"
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
   /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
@@ -82,20 +93,48 @@ struct TrainerOptions {
   /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
   /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.
   bool handle_signals = false;
-  ProfilerOption profiler = {};  ///< simple, ops, trace, or an object: where the time goes
+  /// true or "warn" change nothing: every kernel has a fixed order, so that a run repeats to the bit on its device.
+  std::variant<bool, std::string> deterministic = false;
+  std::optional<bool> benchmark = {};  ///< true, trials of algorithms, is refused on a GPU; a CPU has none to choose
+  ProfilerOption profiler = {};        ///< simple, ops, trace, or an object: where the time goes
 
-  LoggerOption logger = true;
+  LoggerOption logger{by_default, true};
   std::vector<Shared<Callback>> callbacks = {};
-  bool enable_checkpointing = true;              ///< adds a ModelCheckpoint if none is given
-  std::string on_save_error = "throw";           ///< "warn": a ModelCheckpoint that cannot write does not end the run
-  bool enable_progress_bar = true;               ///< adds a ProgressBar if none is given
+  std::vector<Shared<Plugin>> plugins = {};                ///< at most one of each kind: plugin.h
+  OrDefault<bool> enable_checkpointing{by_default, true};  ///< adds a ModelCheckpoint if none is given
+  std::string on_save_error = "throw";  ///< "warn": a ModelCheckpoint that cannot write does not end the run
+  OrDefault<bool> enable_progress_bar{by_default, true};   ///< adds a ProgressBar if none is given
+  OrDefault<bool> enable_model_summary{by_default, true};  ///< adds a ModelSummary if none is given
+  /// For measuring the loop alone: all of these, the sanity check and rows are off, and `log` does nothing.
+  bool barebones = false;
   std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
   std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed
   std::function<void(std::string_view)> sink = {};  ///< takes all text output; default: stderr
+
+  /// From `{"max_epochs": 5}`, or from `--trainer.max_epochs 5` (or `=5`) among a program's arguments. What these leave
+  /// open is that of variables such as ANNEAL_TRAINER_MAX_EPOCHS, else that of `defaults`. Throws ConfigError for a
+  /// name that there is not, with the nearest one, and for a value of another type.
+  static TrainerOptions from_json(std::string_view json, TrainerOptions defaults);
+  static TrainerOptions from_json(std::string_view json);
+  static TrainerOptions from_args(int argc, const char* const* argv, TrainerOptions defaults);
+  static TrainerOptions from_args(int argc, const char* const* argv);
+  /// All that a text can say, for from_json.
+  std::string to_json() const;
+  /// The options of the command line: a list for --help.
+  static std::string help();
 };
 
 /// Throws ConfigError for a value that is not permitted; fills in what is unset or follows from others.
 TrainerOptions resolve(TrainerOptions options);
+/// The plugin of a kind, or null.
+template <class Kind>
+std::shared_ptr<Kind> plugin_of(const TrainerOptions& options) {
+  for (const Shared<Plugin>& plugin : options.plugins)
+    if (auto found = std::dynamic_pointer_cast<Kind>(plugin)) return found;
+  return nullptr;
+}
+/// What a user should be told of options that change others.
+std::vector<std::string> notices_of(const TrainerOptions& options);
 /// `limit.of(n)`. Throws ConfigError when a share that is not 0 comes to no batch.
 std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n);
 

@@ -5,19 +5,20 @@ inline namespace v0 {
 
 Precision Precision::parse(std::string_view name) {
   struct Entry {
-    std::string_view name, alias;
+    std::string_view alias;
     Precision precision;
   };
-  constexpr Entry entries[] = {{"32-true", "32", {}},
-                               {"64-true", "64", {DType::f64, {}, false}},
-                               {"16-true", "", {DType::f16, {}, false}},
-                               {"bf16-true", "", {DType::bf16, {}, false}},
-                               {"16-mixed", "16", {{}, DType::f16, true}},
-                               {"bf16-mixed", "bf16", {{}, DType::bf16, false}}};
+  constexpr Entry entries[] = {
+      {"32", {{}, {}, false, "32-true"}},         {"64", {DType::f64, {}, false, "64-true"}},
+      {"", {DType::f16, {}, false, "16-true"}},   {"", {DType::bf16, {}, false, "bf16-true"}},
+      {"16", {{}, DType::f16, true, "16-mixed"}}, {"bf16", {{}, DType::bf16, false, "bf16-mixed"}}};
+  check<ConfigError>(name != "transformer-engine" && name != "transformer-engine-float16",
+                     "precision: {} needs 8-bit linear layers, which are not in this build", name);
   std::string names;
   for (const Entry& entry : entries) {
-    if (name == entry.name || (!entry.alias.empty() && name == entry.alias)) return entry.precision;
-    names += (names.empty() ? "" : ", ") + std::string(entry.name);
+    const std::string_view full = entry.precision.name;
+    if (name == full || (!entry.alias.empty() && name == entry.alias)) return entry.precision;
+    names += (names.empty() ? "" : ", ") + std::string(full);
   }
   throw ConfigError(format("precision: expected one of {}; got \"{}\"", names, name));
 }

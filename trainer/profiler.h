@@ -79,6 +79,8 @@ class ProfilerOption {
   template <std::derived_from<Profiler> P>
   ProfilerOption(std::shared_ptr<P> profiler) : object_(std::move(profiler)) {}
 
+  /// Empty: an object, or none.
+  const std::string& name() const { return name_; }
   bool given() const { return object_ || !name_.empty(); }
   /// Null if there is none. Throws ConfigError for an unknown name.
   std::shared_ptr<Profiler> profiler() const;

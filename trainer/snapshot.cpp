@@ -88,7 +88,7 @@ std::optional<Checkpoint> find_here(TrainerState& s, const std::string& resume) 
     check(!candidates.empty(), "resume: there is no best checkpoint");
   }
   for (const auto& path : candidates) try {
-      Checkpoint checkpoint = load_checkpoint(path);
+      Checkpoint checkpoint = s.checkpoint_io->load(path);
       s.resumed_from = path;
       return checkpoint;
     } catch (const Error& error) {
@@ -106,7 +106,7 @@ std::optional<Checkpoint> on_all_ranks(TrainerState& s, const F& find) {
   std::optional<Checkpoint> found;
   if (s.rank() == 0) found = find();
   s.resumed_from = s.from_rank_zero("trainer/resume", s.resumed_from.string());
-  if (s.rank() > 0 && !s.resumed_from.empty()) found = load_checkpoint(s.resumed_from);
+  if (s.rank() > 0 && !s.resumed_from.empty()) found = s.checkpoint_io->load(s.resumed_from);
   return found;
 }
 
@@ -121,7 +121,7 @@ void restore_newest(TrainerState& s) {
     const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.files(); });
     check(!paths.empty(), "on_bad_number: there is no checkpoint yet to go back to");
     s.resumed_from = paths[0];
-    return load_checkpoint(paths[0]);
+    return s.checkpoint_io->load(paths[0]);
   });
   restore_loggers(s, *checkpoint);
   restore_model(s, *checkpoint);

@@ -53,7 +53,9 @@ class TensorBoardLogger final : public Logger {
   void log_image(std::string_view name, const Tensor& image, std::int64_t step) override;
   void save() override;
   void finalize(std::string_view status) override;
-  std::filesystem::path log_dir() const override { return folder_->path() / options_.sub_dir; }
+  std::filesystem::path log_dir() const override {
+    return options_.sub_dir.empty() ? folder_->path() : folder_->path() / options_.sub_dir;
+  }
   std::string version_name() const override { return folder_->version_name(); }
   const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 
 #include "anneal/core/autograd.h"
 #include "anneal/trainer/batch_norm_update.h"
@@ -12,6 +13,7 @@
 #include "anneal/trainer/profiled_run.h"
 #include "anneal/trainer/run.h"
 #include "anneal/trainer/snapshot.h"
+#include "anneal/trainer/tensorboard_logger.h"
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -51,9 +53,9 @@ void make_optimizers(TrainerState& s) {
                      "accumulate_grad_batches: expected 1 with manual optimization, got {}; training_step decides when "
                      "to step",
                      o.accumulate_grad_batches);
-  check<ConfigError>(s.automatic || o.gradient_clip_val == 0,
+  check<ConfigError>(s.automatic || *o.gradient_clip_val == 0,
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
-                     o.gradient_clip_val);
+                     *o.gradient_clip_val);
   check<ConfigError>(s.automatic || o.on_bad_number == "ignore",
                      "on_bad_number: expected ignore with manual optimization, got {}; training_step can look at its "
                      "losses",
@@ -77,7 +79,10 @@ void make_optimizers(TrainerState& s) {
 // All ranks start from rank 0's weights; it is an error if their models differ in more than those.
 void join_ranks(TrainerState& s) {
   if (!s.world) return;
-  for (ActiveOptimizer& active : s.optimizers) active.reducer(s.world->group());
+  for (ActiveOptimizer& active : s.optimizers) {
+    if (const auto& strategy = s.options.strategy.object()) active.buckets = strategy->buckets();
+    active.reducer(s.world->group());
+  }
   dist::broadcast(s.world->group(), s.module->parameters());
   dist::broadcast(s.world->group(), s.module->buffers());
 }
@@ -99,6 +104,13 @@ void resolve_limits(TrainerState& s) {
 }
 
 namespace {
+
+// Integers among hyper-parameters have a sign.
+HParams seed_as_hparam(std::uint64_t seed) {
+  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (seed > largest) return {{"seed", std::to_string(seed)}};
+  return {{"seed", static_cast<std::int64_t>(seed)}};
+}
 
 // They count from the beginning of the run that is gone on with.
 void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
@@ -256,6 +268,7 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
     make_optimizers(s);
     join_ranks(s);
     if (instead) return instead();
+    s.call_loggers([&](Logger& logger) { logger.log_hyperparams(seed_as_hparam(resumed ? resumed->seed : s.seed)); });
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     FitLoop loop(s);
     if (resumed) {
@@ -321,13 +334,17 @@ std::ostream& operator<<(std::ostream& out, StopReason reason) {
 }
 
 Trainer::Trainer(TrainerOptions options) {
+  const std::vector<std::string> notices = notices_of(options);
   const bool epochs_unset = !options.max_epochs && options.max_steps == -1 && options.fast_dev_run == 0;
   state_ = std::make_unique<TrainerState>(*this, std::move(options));
   TrainerState& s = *state_;
   set_callbacks(s, with_standard_callbacks(s.options, s.console.is_rich()));
   if (s.rank() == 0) s.loggers = s.options.logger.loggers();
-  if (s.options.logger.standard() && s.rank() == 0)
-    s.loggers.push_back(CsvLogger({.save_dir = s.options.default_root_dir}));
+  if (s.options.logger.standard() && s.rank() == 0) {
+    TensorBoardLogger tensorboard({.save_dir = s.options.default_root_dir});
+    CsvLogger csv({}, tensorboard.folder());
+    s.loggers = {std::move(tensorboard), std::move(csv)};
+  }
   const bool has_timer = std::any_of(s.options.callbacks.begin(), s.options.callbacks.end(), [](const auto& callback) {
     return dynamic_cast<const Timer*>(callback.get()) != nullptr;
   });
@@ -335,6 +352,7 @@ Trainer::Trainer(TrainerOptions options) {
     s.console.print("max_time is ignored: the callbacks have a Timer, which decides");
   if (epochs_unset && *s.options.max_epochs >= 0)
     s.console.print(format("max_epochs is not set: training runs for {} epochs", *s.options.max_epochs));
+  for (const std::string& notice : notices) s.console.print(notice);
   if (!s.options.seed) s.console.print(format("seed: {}", s.seed));
 }
 
@@ -424,7 +442,7 @@ void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptio
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
         "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
         info(point).name);
-  if (is_global_zero()) anneal::save_checkpoint(path, take_snapshot(*state_, options.weights_only));
+  if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_, options.weights_only));
 }
 
 void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {
@@ -444,6 +462,7 @@ void Trainer::update_batch_norm() {
 
 void Trainer::log_row(const MetricMap& row, std::int64_t x) { state_->write_row(row, x); }
 void Trainer::print(std::string_view line) { state_->console.print(line); }
+CheckpointIO& Trainer::checkpoint_io() const { return *state_->checkpoint_io; }
 Console& Trainer::console() { return state_->console; }
 Profiler* Trainer::profiler() const { return state_->profiler.get(); }
 

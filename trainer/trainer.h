@@ -166,6 +166,8 @@ class Trainer {
   /// of the train loader, on which training_step runs in train mode without gradients, hooks and metrics.
   /// torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
   void update_batch_norm();
+  /// How checkpoints are written, read and removed.
+  CheckpointIO& checkpoint_io() const;
   /// A row of its own for the loggers, beside what `log` makes; the epoch is added.
   void log_row(const MetricMap& row, std::int64_t x);
   /// A line of text, without tearing the progress bar.

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "anneal/core/ops.h"
+#include "anneal/dist/environment.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -19,15 +20,41 @@ std::uint64_t random_seed() {
   return (std::uint64_t{device()} << 32) | device();
 }
 
+Precision precision_of(const TrainerOptions& o) {
+  const std::shared_ptr<PrecisionPlugin> own = plugin_of<PrecisionPlugin>(o);
+  return own ? Precision{own->parameters(), own->autocast(), own->scaled()} : Precision::parse(o.precision);
+}
+
+std::shared_ptr<CheckpointIO> checkpoint_io_of(const TrainerOptions& o) {
+  const std::shared_ptr<CheckpointIO> own = plugin_of<CheckpointIO>(o);
+  return own ? own : std::make_shared<CheckpointIO>();
+}
+
+// A launcher's ranks are those that were asked for.
+void check_ranks(const TrainerOptions& o, const std::optional<dist::RankEnvironment>& launched) {
+  const std::int64_t ranks = launched ? launched->world_size : std::max(o.devices.count(), 1);
+  const std::int64_t here = !o.devices.is_auto() ? o.devices.count() : launched ? launched->local_world_size : 1;
+  check<ConfigError>((o.devices.is_auto() && !o.num_nodes.given()) || ranks == here * o.num_nodes,
+                     "num_nodes: {} machines with {} devices are {} ranks, but {} {}", o.num_nodes, here,
+                     here * o.num_nodes, launched ? "the launcher started" : "without a launcher there are", ranks);
+  check<ConfigError>(o.strategy.name() != "single_device" || ranks == 1,
+                     "strategy: expected ddp for the launcher's {} ranks, got single_device", ranks);
+}
+
 std::shared_ptr<dist::World> join(const TrainerOptions& o) {
-  return dist::World::join({.local_ranks = o.devices,
+  const std::shared_ptr<ClusterEnvironment> own = plugin_of<ClusterEnvironment>(o);
+  const std::optional<dist::RankEnvironment> launched = own ? own->ranks() : dist::rank_environment();
+  check_ranks(o, launched);
+  return dist::World::join({.local_ranks = o.devices.count(),
                             .gpu = o.accelerator == "cuda",
+                            .devices = o.devices.indices(),
+                            .environment = launched,
                             .failure_timeout = std::chrono::milliseconds(std::llround(o.failure_timeout * 1000))});
 }
 
 Device device_of(const TrainerOptions& o, const dist::World* world) {
   if (o.accelerator == "cpu") return {};
-  return {DeviceKind::cuda, static_cast<std::int8_t>(world ? world->local_rank() : 0)};
+  return {DeviceKind::cuda, static_cast<std::int8_t>(o.devices.index(world ? world->local_rank() : 0))};
 }
 
 // Only rank 0 writes.
@@ -41,7 +68,8 @@ std::function<void(std::string_view)> sink_of(const TrainerOptions& o, const dis
 TrainerState::TrainerState(Trainer& of, TrainerOptions given)
     : trainer(of),
       options(resolve(std::move(given))),
-      precision(Precision::parse(options.precision)),
+      precision(precision_of(options)),
+      checkpoint_io(checkpoint_io_of(options)),
       world(join(options)),
       device(device_of(options, world.get())),
       console(sink_of(options, world.get())),
@@ -49,6 +77,7 @@ TrainerState::TrainerState(Trainer& of, TrainerOptions given)
       seed(std::stoull(from_rank_zero("trainer/seed", std::to_string(options.seed ? *options.seed : random_seed())))),
       log([this](const std::string& text) { console.warn(text); }),
       generator(seed) {
+  if (options.barebones) log.ignore();
   if (world)
     log.set_exchange(
         [this](const std::string& mine) { return world->store().exchange("trainer/log", mine, patience); });
@@ -164,9 +193,13 @@ void TrainerState::write_row(MetricMap row, std::int64_t x, bool with_epoch) {
   if (row.empty()) return;
   if (const double* step = row.find("step")) x = static_cast<std::int64_t>(*step);
   if (with_epoch && !row.contains("epoch")) row.set("epoch", static_cast<double>(counters.epoch.completed));
+  call_loggers([&](Logger& logger) { logger.log_metrics(row, x); });
+}
+
+void TrainerState::call_loggers(const std::function<void(Logger&)>& call) {
   std::erase_if(loggers, [&](const Shared<Logger>& logger) {
     try {
-      logger->log_metrics(row, x);
+      call(*logger);
       return false;
     } catch (const std::exception& error) {
       console.warn(std::string("a logger failed and is switched off: ") + error.what());

@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -29,6 +30,7 @@ struct TrainerState {
   Trainer& trainer;
   TrainerOptions options;
   const Precision precision;
+  const std::shared_ptr<CheckpointIO> checkpoint_io;
   const std::shared_ptr<dist::World> world;  ///< null: this process is alone
   const Device device;
   Console console;
@@ -160,6 +162,8 @@ struct TrainerState {
   /// Hands a row to the loggers; an empty one is none.
   void write_row(MetricMap row, std::int64_t x, bool with_epoch = true);
   void save_loggers();
+  /// One that throws is switched off.
+  void call_loggers(const std::function<void(Logger&)>& call);
 };
 
 }  // namespace v0

@@ -46,10 +46,10 @@ void TrainingModule::clip_gradients(optim::Optimizer& optimizer, double value, s
   check<ConfigError>(algorithm == "norm" || algorithm == "value",
                      "clip_gradients: expected the algorithm norm or value, got \"{}\"", algorithm);
   check<ConfigError>(
-      options.gradient_clip_val == 0 ||
-          (options.gradient_clip_val == value && options.gradient_clip_algorithm == algorithm),
+      *options.gradient_clip_val == 0 ||
+          (*options.gradient_clip_val == value && options.gradient_clip_algorithm == algorithm),
       "clip_gradients: the Trainer's gradient_clip_val is {} by {}, got {} by {}; leave the options unset",
-      options.gradient_clip_val, options.gradient_clip_algorithm, value, algorithm);
+      *options.gradient_clip_val, options.gradient_clip_algorithm, value, algorithm);
   optimizer.defer_clipping(algorithm == "norm" ? value : 0, algorithm == "value" ? value : 0);
 }
 

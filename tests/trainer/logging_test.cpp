@@ -279,7 +279,7 @@ TEST(Csv, Folders) {
   EXPECT_TRUE(fs::exists(dir / "own/metrics.csv"));
 }
 
-TEST(Csv, IsTheDefault) {
+TEST(Csv, IsADefaultLogger) {
   const TempFolder dir;
   Trainer trainer({.max_epochs = 1,
                    .log_every_n_steps = 1,

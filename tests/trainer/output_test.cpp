@@ -11,10 +11,12 @@ namespace {
 
 TEST(ProgressBar, WithoutATerminalOneLineForEachEpochAndCheck) {
   std::vector<std::string> lines;
-  Trainer trainer(
-      {.max_epochs = 2, .logger = false, .enable_checkpointing = false, .seed = 1, .sink = [&](std::string_view line) {
-         lines.emplace_back(line);
-       }});
+  Trainer trainer({.max_epochs = 2,
+                   .logger = false,
+                   .enable_checkpointing = false,
+                   .enable_model_summary = false,
+                   .seed = 1,
+                   .sink = [&](std::string_view line) { lines.emplace_back(line); }});
   Probe probe;
   probe.in_training_step = [](const Batch&, StepContext& step) {
     step.log("loss", 1.23456, {.prog_bar = true});

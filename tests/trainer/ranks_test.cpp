@@ -91,7 +91,10 @@ std::string describe(const Net& net, const Trainer& trainer) {
 }
 
 std::string train(int accumulate) {
-  Trainer trainer(options_of(accumulate));
+  TrainerOptions options = options_of(accumulate);
+  if (const int bytes = from_environment("TEST_BUCKET_BYTES", 0))
+    options.strategy = DDPStrategy({.bucket_bytes = bytes, .first_bucket_bytes = bytes});
+  Trainer trainer(options);
   // Weights differ between ranks until rank 0's are given to all.
   manual_seed(static_cast<std::uint64_t>(40 + trainer.global_rank()));
   Net net;
@@ -131,6 +134,10 @@ TEST_P(Ranks, GiveTheWeightsOfOneProcess) {
     if (ranks == 2) {
       const RankResults again = spawn_ranks(ranks, "train", variables, std::chrono::seconds(60));
       EXPECT_EQ(again.ranks[0].err, results.ranks[0].err) << "two runs differ";
+      Variables small = variables;
+      small["TEST_BUCKET_BYTES"] = "32";
+      const RankResults cut = spawn_ranks(ranks, "train", small, std::chrono::seconds(60));
+      EXPECT_EQ(cut.ranks[0].err, results.ranks[0].err) << "with small buckets";
     }
   }
 }

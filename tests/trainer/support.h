@@ -63,6 +63,7 @@ inline TrainerOptions quiet(TrainerOptions options = {}) {
   options.logger = options.logger.loggers().empty() ? LoggerOption(false) : options.logger;
   options.enable_checkpointing = false;
   options.enable_progress_bar = false;
+  options.enable_model_summary = false;
   options.sink = [](std::string_view) {};
   if (!options.seed) options.seed = 1;
   return options;

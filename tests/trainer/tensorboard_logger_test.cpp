@@ -330,7 +330,7 @@ TEST(TensorBoardLogger, LogsARun) {
   };
   trainer.fit(probe, counting_loader(2));
   EXPECT_EQ(scalars_of(event_files(dir / "anneal_logs/version_0").at(0)),
-            (Texts{"1 a=0", "1 epoch=0", "2 a=1", "2 epoch=0"}));
+            (Texts{"0 hp_metric=-1", "1 a=0", "1 epoch=0", "2 a=1", "2 epoch=0"}));
 }
 
 }  // namespace

@@ -86,14 +86,24 @@ json to_json(const Progress& p) {
 Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.at("processed"), j.at("completed")}; }
 
 json to_json(const Counters& c) {
-  return {{"epoch", to_json(c.epoch)},    {"batch", to_json(c.batch)},  {"total_batches", c.total_batches},
-          {"global_step", c.global_step}, {"accumulate", c.accumulate}, {"losses", c.losses},
-          {"window", c.window},           {"weighted", c.weighted},     {"stepped", c.stepped},
-          {"checks", c.checks},           {"checked_at", c.checked_at}, {"evaluated", c.evaluated}};
+  return {{"epoch", to_json(c.epoch)},
+          {"batch", to_json(c.batch)},
+          {"total_batches", c.total_batches},
+          {"epoch_batches", c.epoch_batches},
+          {"global_step", c.global_step},
+          {"accumulate", c.accumulate},
+          {"losses", c.losses},
+          {"window", c.window},
+          {"weighted", c.weighted},
+          {"stepped", c.stepped},
+          {"checks", c.checks},
+          {"checked_at", c.checked_at},
+          {"evaluated", c.evaluated}};
 }
 Counters to_counters(const json& j) {
   Counters c{.epoch = to_progress(j.at("epoch")),
              .batch = to_progress(j.at("batch")),
+             .epoch_batches = j.value("epoch_batches", std::int64_t{0}),
              .total_batches = j.at("total_batches"),
              .global_step = j.at("global_step"),
              .accumulate = j.at("accumulate"),
@@ -241,7 +251,11 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
          {"seed", c.seed},
          {"ranks", c.ranks},
          {"loops", to_json(c.counters)},
-         {"loader", {{"size", c.loader.size}, {"batch_size", c.loader.batch_size}, {"seed", c.loader.seed}}},
+         {"loader",
+          {{"size", c.loader.size},
+           {"batch_size", c.loader.batch_size},
+           {"seed", c.loader.seed},
+           {"stream", to_json(c.loader.stream)}}},
          {"logging", to_json(c.logging)},
          {"user", to_json(c.user)},
          {"extra", json::array()},
@@ -272,7 +286,8 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     c.ranks = j.value("ranks", 1);
     c.counters = to_counters(j.at("loops"));
     const json& loader = j.at("loader");
-    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed")};
+    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed"),
+                to_state(loader.value("stream", json::object()))};
     c.logging = to_logging(j.at("logging"));
     c.user = to_state(j.at("user"));
     for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));

@@ -40,6 +40,7 @@ struct Checkpoint {
   struct Loader {
     std::int64_t size = 0, batch_size = 0;
     std::uint64_t seed = 0;
+    StateMap stream = {};  ///< where its pass stood
   };
 
   StateDict model, accumulation, scaler;

@@ -54,14 +54,17 @@ void call(TrainerState& s, const H& hook, A&&... args) {
   s.call_module(hook.point, hook.of_module, args...);
 }
 
-// Calls f(batch, step) for the batches of each loader, brought to where the module is.
+// Calls f(batch, step) for the batches of each loader, brought to where the module is. How many there were.
 template <class F>
-void for_each_batch(TrainerState& s, const LimitedLoaders& set, const F& f) {
+std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const F& f) {
+  std::int64_t all = 0;
   for (std::size_t l = 0; l < set.loaders.size(); ++l) {
     if (set.batches[l] == 0) continue;
     BatchIterator it = set.loaders[l].begin(s.counters.epoch.completed, 0);
     for (std::int64_t i = 0; i < set.batches[l]; ++i) {
       if (i > 0) ++it;
+      if (it == std::default_sentinel) break;  // a stream's end
+      ++all;
       Batch& batch = *it;
       if (batch.empty()) {  // this rank's share of the last one, unless it is alone
         if (!s.world) s.console.warn("an evaluation's loader gave an empty batch; it is skipped");
@@ -72,6 +75,7 @@ void for_each_batch(TrainerState& s, const LimitedLoaders& set, const F& f) {
       f(batch, step);
     }
   }
+  return all;
 }
 
 Generator own_generator(const TrainerState& s) {
@@ -95,7 +99,7 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
     call(s, hooks.start);
     call(s, hooks.epoch_start);
     std::int64_t x = evaluated;
-    for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
+    const std::int64_t batches = for_each_batch(s, set, [&](const Batch& batch, StepContext& step) {
       s.log.begin_batch(batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
       call(s, hooks.batch_start, batch, step);
       {
@@ -115,7 +119,7 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
     if (purpose != Purpose::sanity_check) {
       s.write_row(s.log.epoch_row(loop), s.counters.global_step);
       s.save_loggers();
-      evaluated += set.total();
+      evaluated += batches;
     }
     s.log.end_epoch(loop);
     if (purpose == Purpose::check) {

@@ -23,6 +23,7 @@ class FitLoop {
   bool check_is_due() const;
 
   void run_epoch();
+  bool next_batch();
   void end_epoch();
   void finish_epoch();
   bool run_batch(Batch& batch, std::span<const std::int64_t> samples);
@@ -45,6 +46,7 @@ class FitLoop {
   Counters& c_;
   bool prepared_ = false;  // the reducer, for this window
   int batches_without_step_ = 0;
+  double check_time_ = 0;  // when the last check ended, or training began
 };
 
 }  // namespace v0

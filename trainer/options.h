@@ -42,6 +42,26 @@ class Amount {
   std::variant<std::int64_t, double> value_;
 };
 
+/// When checks are due: after an Amount of an epoch's batches, or after the first batch that ends a time after the last
+/// check: `10min`, "00:00:10:00".
+class CheckInterval : public Amount {
+ public:
+  using Amount::Amount;
+  CheckInterval(Duration time) : Amount(1.0), time_(time) {}
+  template <class Rep, class Period>
+  CheckInterval(std::chrono::duration<Rep, Period> time) : CheckInterval(Duration(time)) {}
+  template <std::convertible_to<std::string_view> Text>
+  CheckInterval(const Text& text) : CheckInterval(Duration(text)) {}
+
+  const std::optional<Duration>& time() const { return time_; }
+  bool is_all() const { return !time_ && Amount::is_all(); }
+  /// A share of an epoch that is not all of it.
+  bool is_part() const { return !time_ && !is_count() && !is_all(); }
+
+ private:
+  std::optional<Duration> time_;
+};
+
 /// `Trainer trainer({.max_epochs = 5, .log_every_n_steps = 10});`
 struct TrainerOptions {
   std::string accelerator = "auto";  ///< cpu; gpu or cuda; auto: a GPU if there is one, else the CPU
@@ -65,7 +85,7 @@ struct TrainerOptions {
   Amount overfit_batches = 0.0;   ///< above 0: trains and validates on the first so many batches, in the same order
   std::int64_t fast_dev_run = 0;  ///< k (or true for 1): k batches of everything, and nothing is written
 
-  Amount val_check_interval = 1.0;                          ///< in batches, or as a share of an epoch
+  CheckInterval val_check_interval = 1.0;                   ///< in batches, as a share of an epoch, or a time
   std::optional<std::int64_t> check_val_every_n_epoch = 1;  ///< nullopt: val_check_interval counts across epochs
   std::int64_t num_sanity_val_steps = 2;                    ///< validation batches before training; -1: all
   std::int64_t log_every_n_steps = 50;                      ///< rows of step metrics; 0: none
@@ -81,11 +101,12 @@ struct TrainerOptions {
   std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
   std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed
   std::function<void(std::string_view)> sink = {};  ///< takes all text output; default: stderr
+  std::function<double()> clock = {};  ///< seconds, for val_check_interval as a time; default: the steady clock
 };
 
 /// Throws ConfigError for a value that is not permitted; fills in what is unset or follows from others.
 TrainerOptions resolve(TrainerOptions options);
-/// `limit.of(n)`. Throws ConfigError when a share that is not 0 comes to no batch.
+/// `limit.of(n)`. Throws ConfigError when a share that is not 0 comes to no batch, or is a part of unknown_size.
 std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n);
 
 }  // namespace v0

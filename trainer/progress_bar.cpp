@@ -38,15 +38,17 @@ std::string metric_text(double value) {
 std::string ProgressBar::line(const Trainer& trainer, const Bar& bar, bool with_bar) {
   const double seconds = std::chrono::duration<double>(Clock::now() - bar.start).count();
   const double rate = seconds > 0 ? static_cast<double>(bar.done - bar.first) / seconds : 0;
-  const double share = bar.total > 0 ? static_cast<double>(bar.done) / static_cast<double>(bar.total) : 0;
+  const bool endless = bar.total == unknown_size;
+  const double share = bar.total > 0 && !endless ? static_cast<double>(bar.done) / static_cast<double>(bar.total) : 0;
   std::string s = bar.title + ": ";
-  if (with_bar) {
+  if (with_bar && !endless) {
     const auto full = static_cast<std::size_t>(share * bar_width);
     s += text("%3d%%|", static_cast<int>(share * 100)) + std::string(full, '#') + std::string(bar_width - full, ' ') +
          "| ";
   }
-  s += text("%lld/%lld [", static_cast<long long>(bar.done), static_cast<long long>(bar.total)) + clock_time(seconds);
-  if (with_bar) s += "<" + (rate > 0 ? clock_time(static_cast<double>(bar.total - bar.done) / rate) : std::string("?"));
+  s += format("{}/{} [", bar.done, endless ? std::string("?") : std::to_string(bar.total)) + clock_time(seconds);
+  if (with_bar && !endless)
+    s += "<" + (rate > 0 ? clock_time(static_cast<double>(bar.total - bar.done) / rate) : std::string("?"));
   s += rate >= 1 || rate == 0 ? text(", %.2fit/s", rate) : text(", %.2fs/it", 1 / rate);
   if (!trainer.loggers().empty())
     if (const std::string version = trainer.loggers().front()->version_name(); !version.empty())

@@ -9,7 +9,7 @@ inline namespace v0 {
 namespace {
 
 Checkpoint::Loader describe(const DataLoader& loader) {
-  return {loader.size(), loader.global_batch_size(0), loader.options().seed};
+  return {loader.size(), loader.global_batch_size(0), loader.options().seed, {}};
 }
 
 void restore_optimizers(TrainerState& s, const Checkpoint& checkpoint) {
@@ -49,6 +49,7 @@ Checkpoint take_snapshot(TrainerState& s) {
   c.ranks = s.ranks();
   c.counters = s.counters;
   c.loader = describe(*s.train);
+  c.loader.stream = s.batches ? s.batches->state(s.counters.batch.processed) : s.stream;
   c.logging = s.log.state();
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
@@ -125,6 +126,8 @@ void restore_progress(TrainerState& s, const Checkpoint& c) {
         "on {}",
         c.ranks, s.ranks());
   s.counters = c.counters;
+  if (s.train->is_stream()) s.stream = c.loader.stream;
+  else s.counters.epoch_batches = s.train_batches;
   // What was begun and not ended is done again.
   Progress& epoch = s.counters.epoch;
   epoch.ready = epoch.started;

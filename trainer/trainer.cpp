@@ -28,10 +28,10 @@ void prepare_data(TrainerState& s) {
 // What schedules may be made of.
 optim::RunNumbers run_numbers(const TrainerState& s) {
   const std::int64_t epochs = *s.options.max_epochs, steps = s.trainer.estimated_stepping_batches();
-  const auto known = [](std::int64_t n) { return n >= 0 ? std::optional(n) : std::nullopt; };
+  const auto known = [](std::int64_t n) { return n >= 0 && n < unknown_size ? std::optional(n) : std::nullopt; };
   return {.num_epochs = known(epochs),
-          .train_dataloader_len = s.train_batches,
-          .eval_dataloader_len = s.val.total(),
+          .train_dataloader_len = known(s.train_batches),
+          .eval_dataloader_len = known(s.val.total()),
           .total_steps = known(steps),
           .accumulate_grad_batches = s.options.accumulate_grad_batches};
 }
@@ -75,6 +75,10 @@ void resolve_limits(TrainerState& s) {
   check<ConfigError>(s.val.total() == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
                          o.val_check_interval.value() <= static_cast<double>(s.train_batches),
                      "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches,
+                     o.val_check_interval);
+  check<ConfigError>(s.val.total() == 0 || !s.train->is_stream() || !o.val_check_interval.is_part(),
+                     "val_check_interval: expected a number of batches, a time or 1.0 with a stream, whose size is not "
+                     "known, got {}",
                      o.val_check_interval);
   if (s.train->size() == 0) s.console.warn("the train loader is empty");
   if (!s.loggers.empty() && o.log_every_n_steps > s.train_batches && s.train_batches > 0)
@@ -126,7 +130,9 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
     TrainerState& s;
     ~Attached() {
       s.attach(nullptr);
-      s.train = nullptr;
+      s.train.reset();
+      s.batches.reset();
+      s.stream.clear();
       s.val = {};
     }
   } const attached{s};
@@ -181,9 +187,8 @@ DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
 FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
                        const FitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const DataLoader train_share = s.share_of(in_order_to_overfit(s, train));
-  s.train = &train_share;
-  LoaderSet val_set = val ? *val : LoaderSet(std::vector<DataLoader>{});
+  s.train = s.share_of(in_order_to_overfit(s, train));
+  LoaderSet val_set = val ? *val : LoaderSet();
   for (DataLoader& loader : val_set.loaders) loader = in_order_to_overfit(s, loader);
   s.val = s.limited(val_set, "limit_val_batches", s.options.limit_val_batches);
   s.counters = {};
@@ -230,7 +235,6 @@ void load_weights(TrainerState& s, const std::string& ckpt) {
 
 std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const LoaderSet& set,
                                       const std::string& ckpt) {
-  s.train = nullptr;
   const bool validates = stage == Stage::validate;
   const LimitedLoaders loaders = validates ? s.limited(set, "limit_val_batches", s.options.limit_val_batches)
                                            : s.limited(set, "limit_test_batches", s.options.limit_test_batches);
@@ -322,7 +326,6 @@ std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, 
   check(!s.module, "predict: this Trainer is in a run already");
   check_part(module, parts.predict_step, "predict_step");
   return telling_ranks(s, [&] {
-    s.train = nullptr;
     const LimitedLoaders loaders = s.limited(set, "limit_predict_batches", s.options.limit_predict_batches);
     s.predict_batches = loaders.total();
     std::vector<std::vector<Batch>> predictions;
@@ -382,12 +385,13 @@ std::int64_t Trainer::total_batch_idx() const {
   const Counters& c = state_->counters;
   return c.total_batches + (c.batch.ready - c.batch.processed) - 1;
 }
-bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->train_batches; }
+bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->counters.epoch_batches; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
 std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
 std::int64_t Trainer::num_sanity_val_batches() const {
   std::int64_t total = 0;
-  for (const std::int64_t batches : state_->val.batches) total += state_->sanity_batches_of(batches);
+  for (const std::int64_t batches : state_->val.batches)
+    total += std::min(state_->sanity_batches_of(batches), unknown_size - total);
   return total;
 }
 std::int64_t Trainer::num_test_batches() const { return state_->test_batches; }
@@ -395,7 +399,7 @@ std::int64_t Trainer::num_predict_batches() const { return state_->predict_batch
 std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
 std::int64_t Trainer::estimated_stepping_batches() const {
   const TrainerOptions& o = state_->options;
-  if (*o.max_epochs == -1) return o.max_steps;
+  if (*o.max_epochs == -1 || state_->train_batches == unknown_size) return o.max_steps;
   const auto steps_with = [&](std::int64_t k) { return (state_->train_batches + k - 1) / k; };
   const std::int64_t epochs = std::max<std::int64_t>(*o.max_epochs, 1);
   std::int64_t steps = steps_with(o.accumulate_grad_batches) * epochs;

@@ -157,7 +157,8 @@ class Trainer {
   std::int64_t batch_idx() const;
   std::int64_t total_batch_idx() const;
   bool is_last_batch() const;
-  /// In an epoch and in a check, after limits; of all its loaders together.
+  /// In an epoch and in a check, after limits; of all its loaders together. unknown_size if there is a stream that no
+  /// limit ends.
   std::int64_t num_training_batches() const;
   std::int64_t num_val_batches() const;
   std::int64_t num_sanity_val_batches() const;

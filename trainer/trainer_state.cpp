@@ -1,6 +1,7 @@
 #include "anneal/trainer/trainer_state.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <random>
 #include <string>
@@ -57,11 +58,20 @@ std::string TrainerState::from_rank_zero(const std::string& name, const std::str
   return world ? world->store().exchange(name, text, patience)[0] : text;
 }
 
+bool TrainerState::any_rank(bool here) const {
+  if (!world) return here;
+  const Tensor any = scalar(here ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
+  world->group().all_reduce(any, ReduceOp::max);
+  return any.item() > 0;
+}
+
 void TrainerState::agree_on_stop() {
-  if (!world || stop_agreed) return;
-  const Tensor request = scalar(stop_requested ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
-  world->group().all_reduce(request, ReduceOp::max);
-  if (request.item() > 0) set_stop_agreed();
+  if (world && !stop_agreed && any_rank(stop_requested)) set_stop_agreed();
+}
+
+double TrainerState::now() const {
+  if (options.clock) return options.clock();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
@@ -85,7 +95,7 @@ std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
 double TrainerState::weight_of(const Batch& batch) const {
   if (batch.empty()) return 0;
   if (!world) return 1;
-  if (!options.use_distributed_sampler) return 1.0 / ranks();
+  if (!options.use_distributed_sampler || train->is_stream()) return 1.0 / ranks();
   return static_cast<double>(batch.size()) / static_cast<double>(train->global_batch_size(counters.batch.ready));
 }
 

@@ -48,7 +48,9 @@ struct TrainerState {
   bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
   bool toggled = false;
   bool stop_agreed = false;  ///< by all ranks
-  const DataLoader* train = nullptr;
+  std::optional<DataLoader> train;
+  std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
+  StateMap stream;                       ///< from which a resumed epoch's pass goes on
   LimitedLoaders val;
   std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
   std::filesystem::path resumed_from;
@@ -57,6 +59,8 @@ struct TrainerState {
   int ranks() const { return world ? world->size() : 1; }
   /// Whether training is to end: with several ranks only what all of them know of.
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
+  /// Whether it is so on any rank; they all call it.
+  bool any_rank(bool here) const;
   /// Makes what one rank asked for known to all; they all call it.
   void agree_on_stop();
   void set_stop_agreed() { stop_requested = stop_agreed = true; }
@@ -68,6 +72,8 @@ struct TrainerState {
   DataLoader share_of(const DataLoader& loader) const;
   /// Those shares, and how many batches of each are used.
   LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
+  /// Seconds of the clock that checks go by.
+  double now() const;
   /// Of a validation loader's batches, those of the sanity check.
   std::int64_t sanity_batches_of(std::int64_t batches) const;
   /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which

@@ -32,8 +32,11 @@ class BatchSource {
   virtual std::int64_t size() const = 0;
   virtual std::int64_t global_batch_size(std::int64_t i) const = 0;
   virtual std::unique_ptr<BatchPass> begin(std::int64_t epoch, std::int64_t first, const StateMap& state) const = 0;
+  /// DataLoader::each of several loaders; null for one that has none.
+  virtual std::shared_ptr<const BatchSource> each(const LoaderFunction&) const { return nullptr; }
 };
 
+DataLoader loader_of(std::shared_ptr<const BatchSource> source);
 std::shared_ptr<const BatchSource> stream_source(OpenStream open, std::uint64_t seed);
 
 }  // namespace v0

@@ -207,17 +207,34 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
   else sampler_ = std::make_shared<SequentialSampler>(dataset_->size());
 }
 
+DataLoader loader_of(std::shared_ptr<const BatchSource> source) { return DataLoader(std::move(source)); }
 DataLoader DataLoader::stream(OpenStream open, std::uint64_t seed) {
-  return DataLoader(stream_source(std::move(open), seed));
+  return loader_of(stream_source(std::move(open), seed));
+}
+
+DataLoader DataLoader::each(const LoaderFunction& f) const {
+  if (!is_combined()) return f(*this);
+  DataLoader changed = *this;
+  changed.source_ = source_->each(f);
+  return changed;
+}
+
+DataLoader DataLoader::head(std::int64_t n) const {
+  check(!source_ && n >= 0, "head: expected a loader of a dataset and at least 0 batches, got {} of {}", n,
+        source_ ? "another" : "such a loader");
+  DataLoader part = *this;
+  part.head_ = n;
+  return part;
 }
 
 std::int64_t DataLoader::size() const {
   if (source_) return source_->size();
   const std::int64_t samples = sampler_->size(), batch = options_.batch_size * ranks_;
-  return samples / batch + (!options_.drop_last && samples % batch != 0);
+  return std::min(head_, samples / batch + (!options_.drop_last && samples % batch != 0));
 }
 
 DataLoader DataLoader::shard(int rank, int ranks) const {
+  if (is_combined()) return each([&](const DataLoader& loader) { return loader.shard(rank, ranks); });
   if (source_) return *this;
   check(ranks_ == 1, "shard: the loader is rank {}'s of {} already", rank_, ranks_);
   check(ranks >= 1 && rank >= 0 && rank < ranks, "shard: no rank {} of {}", rank, ranks);

@@ -36,6 +36,8 @@ struct DataLoaderOptions {
 /// The size of what nobody knows the size of: more than any number.
 inline constexpr std::int64_t unknown_size = std::numeric_limits<std::int64_t>::max();
 
+class DataLoader;
+using LoaderFunction = std::function<DataLoader(const DataLoader&)>;
 class BatchPass;
 class BatchSource;
 
@@ -99,6 +101,12 @@ class DataLoader {
 
   /// Whether it reads streams.
   bool is_stream() const { return size() == unknown_size; }
+  /// Whether it is made of several (combine.h).
+  bool is_combined() const { return source_ && !is_stream(); }
+  /// f of it; of combined loaders with f of each.
+  DataLoader each(const LoaderFunction& f) const;
+  /// With the first `n` batches of each epoch alone. Throws Error unless it reads a dataset.
+  DataLoader head(std::int64_t n) const;
 
   /// The part of rank `rank` of `ranks` that train together: of the samples at positions k * ranks to (k + 1) * ranks
   /// in the order, it gets the one at k * ranks + rank. So batch i of all ranks together is what one loader with a
@@ -126,6 +134,7 @@ class DataLoader {
 
  private:
   friend class DatasetPass;
+  friend DataLoader loader_of(std::shared_ptr<const BatchSource> source);
   explicit DataLoader(std::shared_ptr<const BatchSource> source) : source_(std::move(source)) {}
   static DataLoader stream(OpenStream open, std::uint64_t seed);
 
@@ -133,7 +142,7 @@ class DataLoader {
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;
   std::shared_ptr<const Sampler> sampler_;
-  std::int64_t epoch_ = 0;
+  std::int64_t epoch_ = 0, head_ = unknown_size;
   int rank_ = 0, ranks_ = 1;
 };
 

@@ -31,6 +31,17 @@ double to_number(const json& j) {
   return j == "nan" ? NAN : j == "inf" ? INFINITY : -INFINITY;
 }
 
+json numbers_json(const std::vector<double>& values) {
+  json j = json::array();
+  for (const double value : values) j.push_back(number(value));
+  return j;
+}
+std::vector<double> to_numbers(const json& j) {
+  std::vector<double> values;
+  for (const json& value : j) values.push_back(to_number(value));
+  return values;
+}
+
 json to_json(const StateMap& state) {
   json j = json::object();
   for (const auto& [key, value] : state) {
@@ -41,9 +52,7 @@ json to_json(const StateMap& state) {
           if constexpr (std::is_same_v<V, double>) {
             return {{"number", number(v)}};
           } else if constexpr (std::is_same_v<V, std::vector<double>>) {
-            json numbers = json::array();
-            for (const double x : v) numbers.push_back(number(x));
-            return {{"numbers", std::move(numbers)}};
+            return {{"numbers", numbers_json(v)}};
           } else {
             return v;
           }
@@ -60,11 +69,7 @@ StateMap to_state(const json& j) {
     else if (value.is_string()) state[key] = value.get<std::string>();
     else if (value.is_array()) state[key] = value.get<std::vector<std::string>>();
     else if (value.contains("number")) state[key] = to_number(value["number"]);
-    else {
-      std::vector<double> numbers;
-      for (const json& x : value.at("numbers")) numbers.push_back(to_number(x));
-      state[key] = std::move(numbers);
-    }
+    else state[key] = to_numbers(value.at("numbers"));
   }
   return state;
 }
@@ -145,6 +150,39 @@ json to_json(const MetricLog::State& state) {
           {"bar", to_json(state.bar)}};
 }
 
+// In their order, each with the number of its type: JSON does not tell that of an empty list.
+json hparams_json(const HParams& hparams) {
+  json j = json::array();
+  for (const auto& [name, value] : hparams)
+    j.push_back({name, value.index(),
+                 std::visit(
+                     [](const auto& v) -> json {
+                       using V = std::decay_t<decltype(v)>;
+                       if constexpr (std::is_same_v<V, double>) return number(v);
+                       else if constexpr (std::is_same_v<V, std::vector<double>>) return numbers_json(v);
+                       else return v;
+                     },
+                     value)});
+  return j;
+}
+HParam to_hparam(std::size_t type, const json& j) {
+  switch (type) {
+    case 0: return j.get<bool>();
+    case 1: return j.get<std::int64_t>();
+    case 2: return to_number(j);
+    case 3: return j.get<std::string>();
+    case 4: return j.get<std::vector<std::int64_t>>();
+    case 5: return to_numbers(j);
+    case 6: return j.get<std::vector<std::string>>();
+    default: throw Error(format("a hyper-parameter of the unknown type {}", type));
+  }
+}
+HParams to_hparams(const json& j) {
+  HParams hparams;
+  for (const json& entry : j) hparams.emplace_back(entry.at(0), to_hparam(entry.at(1), entry.at(2)));
+  return hparams;
+}
+
 HookPoint to_hook(const std::string& name) {
   for (int i = 0; i <= static_cast<int>(HookPoint::teardown); ++i)
     if (info(static_cast<HookPoint>(i)).name == name) return static_cast<HookPoint>(i);
@@ -193,10 +231,9 @@ kernels::OptimGroup to_group(const json& j) {
 json to_json(const Checkpoint::Optimizer& o) {
   json groups = json::array();
   for (const auto& group : o.groups) groups.push_back(to_json(group));
-  json plateau = json::array();
-  for (const double x : o.plateau) plateau.push_back(number(x));
-  return {{"type", o.type},   {"groups", groups},  {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps},
-          {"steps", o.steps}, {"plateau", plateau}};
+  return {{"type", o.type},       {"groups", groups},
+          {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps},
+          {"steps", o.steps},     {"plateau", numbers_json(o.plateau)}};
 }
 Checkpoint::Optimizer to_optimizer(const json& j) {
   Checkpoint::Optimizer o{.type = j.at("type"),
@@ -205,8 +242,7 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
                           .base_lr = j.at("base_lr"),
                           .schedule_steps = j.at("schedule_steps"),
                           .steps = j.at("steps"),
-                          .plateau = {}};
-  for (const json& x : j.at("plateau")) o.plateau.push_back(to_number(x));
+                          .plateau = to_numbers(j.at("plateau"))};
   for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
   return o;
 }
@@ -258,6 +294,9 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
            {"stream", to_json(c.loader.stream)}}},
          {"logging", to_json(c.logging)},
          {"user", to_json(c.user)},
+         {"datamodule", to_json(c.data)},
+         {"hyper_parameters", hparams_json(c.hparams)},
+         {"datamodule_hyper_parameters", hparams_json(c.data_hparams)},
          {"extra", json::array()},
          {"optimizers", json::array()},
          {"loggers", json::array()},
@@ -290,6 +329,9 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
                 to_state(loader.value("stream", json::object()))};
     c.logging = to_logging(j.at("logging"));
     c.user = to_state(j.at("user"));
+    c.data = to_state(j.value("datamodule", json::object()));
+    c.hparams = to_hparams(j.value("hyper_parameters", json::array()));
+    c.data_hparams = to_hparams(j.value("datamodule_hyper_parameters", json::array()));
     for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
     for (const json& section : j.at("extra")) c.extra[section.get<std::string>()];
     for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));

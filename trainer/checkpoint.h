@@ -21,6 +21,7 @@
 #include "anneal/core/named_tensor.h"
 #include "anneal/kernels/kernels.h"
 #include "anneal/trainer/counters.h"
+#include "anneal/trainer/hparams.h"
 #include "anneal/trainer/metric_log.h"
 #include "anneal/trainer/metric_map.h"
 
@@ -53,7 +54,9 @@ struct Checkpoint {
   MetricLog::State logging;
   std::map<std::string, StateMap> callbacks;
   std::vector<StateMap> loggers;
-  StateMap user;  ///< the module's own
+  StateMap user;                  ///< the module's own
+  StateMap data;                  ///< the DataModule's
+  HParams hparams, data_hparams;  ///< of both
   /// Tensors of the module's and of callbacks, in sections: "<section>.<name>" in the file. A section's name has no
   /// dot.
   std::map<std::string, StateDict> extra;

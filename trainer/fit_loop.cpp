@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "anneal/trainer/evaluation_loop.h"
+#include "anneal/trainer/run_loaders.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -71,6 +72,7 @@ bool FitLoop::check_is_due() const {
 void FitLoop::run_epoch() {
   bool resumed = c_.epoch.started > c_.epoch.processed;
   if (!resumed) {
+    reload_fit_loaders(s_);
     c_.batch = {};
     c_.epoch_batches = s_.train_batches;
     c_.losses = 0;

@@ -88,6 +88,7 @@ TrainerOptions resolve(TrainerOptions o) {
                      "val_check_interval: expected a number of batches when check_val_every_n_epoch is nullopt, got {}",
                      o.val_check_interval);
   check_least("num_sanity_val_steps", o.num_sanity_val_steps, -1, " (-1: all)");
+  check_least("reload_dataloaders_every_n_epochs", o.reload_dataloaders_every_n_epochs, 0, " (0: never)");
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
 

@@ -87,6 +87,7 @@ struct TrainerOptions {
 
   CheckInterval val_check_interval = 1.0;                   ///< in batches, as a share of an epoch, or a time
   std::optional<std::int64_t> check_val_every_n_epoch = 1;  ///< nullopt: val_check_interval counts across epochs
+  std::int64_t reload_dataloaders_every_n_epochs = 0;       ///< n: a DataModule gives new ones; 0: one set a run
   std::int64_t num_sanity_val_steps = 2;                    ///< validation batches before training; -1: all
   std::int64_t log_every_n_steps = 50;                      ///< rows of step metrics; 0: none
   std::int64_t accumulate_grad_batches = 1;                 ///< batches whose gradients make one optimizer step
@@ -95,6 +96,7 @@ struct TrainerOptions {
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
 
   LoggerOption logger = true;
+  bool enable_autolog_hparams = true;  ///< loggers get the hparams() of the module and of the DataModule
   std::vector<Shared<Callback>> callbacks = {};
   bool enable_checkpointing = true;              ///< adds a ModelCheckpoint if none is given
   bool enable_progress_bar = true;               ///< adds a ProgressBar if none is given

@@ -51,6 +51,9 @@ Checkpoint take_snapshot(TrainerState& s) {
   c.loader = describe(*s.train);
   c.loader.stream = s.batches ? s.batches->state(s.counters.batch.processed) : s.stream;
   c.logging = s.log.state();
+  c.data = s.data->state();
+  c.hparams = s.module->hparams();
+  c.data_hparams = s.data->hparams();
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
   for (const Shared<Logger>& logger : s.loggers) c.loggers.push_back(logger->state());
@@ -104,6 +107,9 @@ void restore_loggers(TrainerState& s, const Checkpoint& c) {
 void restore_model(TrainerState& s, Checkpoint& c) {
   s.call(HookPoint::on_load_checkpoint, &Callback::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c);
   s.module->load_state_dict(c.model);
+  if (!c.data.empty()) s.data->load_state(c.data);
+  // Loaders are asked for in the epoch that goes on.
+  s.counters.epoch.completed = c.counters.epoch.completed;
   std::string unused;
   for (const auto& saved : c.callbacks) {
     const auto it = std::find_if(s.callbacks.begin(), s.callbacks.end(),

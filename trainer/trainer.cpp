@@ -9,6 +9,7 @@
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
+#include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/snapshot.h"
 #include "anneal/trainer/trainer_state.h"
 
@@ -18,12 +19,6 @@ namespace {
 
 using C = Callback;
 using M = TrainingModule;
-
-// On one rank of each machine, while the others wait.
-void prepare_data(TrainerState& s) {
-  if (s.trainer.local_rank() == 0) s.call_module(HookPoint::prepare_data, &M::prepare_data);
-  if (s.world) s.world->group().barrier();
-}
 
 // What schedules may be made of.
 optim::RunNumbers run_numbers(const TrainerState& s) {
@@ -69,22 +64,23 @@ void join_ranks(TrainerState& s) {
   dist::broadcast(s.world->group(), s.module->buffers());
 }
 
-void resolve_limits(TrainerState& s) {
-  const TrainerOptions& o = s.options;
-  s.train_batches = limited_batches("limit_train_batches", o.limit_train_batches, s.train->size());
-  check<ConfigError>(s.val.total() == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
-                         o.val_check_interval.value() <= static_cast<double>(s.train_batches),
-                     "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches,
-                     o.val_check_interval);
-  check<ConfigError>(s.val.total() == 0 || !s.train->is_stream() || !o.val_check_interval.is_part(),
-                     "val_check_interval: expected a number of batches, a time or 1.0 with a stream, whose size is not "
-                     "known, got {}",
-                     o.val_check_interval);
-  if (s.train->size() == 0) s.console.warn("the train loader is empty");
-  if (!s.loggers.empty() && o.log_every_n_steps > s.train_batches && s.train_batches > 0)
-    s.console.warn(format(
-        "log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
-        o.log_every_n_steps, s.train_batches));
+// What the run is made with. Throws ConfigError where the two disagree.
+HParams hparams_of_run(const TrainerState& s) {
+  HParams all = s.module->hparams();
+  const HParams of_data = s.data->hparams();
+  for (const auto& [name, value] : of_data)
+    if (const HParam* other = find(all, name))
+      check<ConfigError>(*other == value, "hparams: {} is {} in the module, but {} in the DataModule", name,
+                         to_json(*other), to_json(value));
+  merge(all, of_data);
+  return all;
+}
+
+void log_hparams(TrainerState& s, const HParams& hparams) {
+  if (!s.options.enable_autolog_hparams || hparams.empty()) return;
+  for (const Shared<Logger>& logger : s.loggers) try {
+      logger->log_hyperparams(hparams);
+    } catch (const std::exception& error) { s.console.warn(std::string("a logger failed: ") + error.what()); }
 }
 
 void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
@@ -123,32 +119,34 @@ auto telling_ranks(TrainerState& s, F&& f) {
 
 // What surrounds every run: hooks, generators and modes, and the way out by an exception.
 template <class F>
-void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
+void run(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data, F&& body) {
   check(!s.module, "a Trainer can do one run at a time");
   s.stage = stage;
   struct Attached {
     TrainerState& s;
     ~Attached() {
-      s.attach(nullptr);
+      s.attach(nullptr, nullptr);
       s.train.reset();
       s.batches.reset();
       s.stream.clear();
       s.val = {};
     }
   } const attached{s};
-  s.attach(&module);
+  s.attach(&module, &data);
   s.skips_in_a_row = 0;
   s.stop_agreed = false;
   const GeneratorScope random(s.generator);
   const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
   try {
     add_callbacks_of_module(s);
-    prepare_data(s);
+    s.prepare_data();
+    data.setup(stage);
     s.call(HookPoint::setup, &C::setup, &M::setup, stage);
     s.call_module(HookPoint::configure_model, &M::configure_model);
     s.place_module();
     body();
     if (s.world) s.world->group().barrier();
+    data.teardown(stage);
     s.call(HookPoint::teardown, &C::teardown, &M::teardown, stage);
   } catch (...) {
     // What fails on the way out must not hide the first error.
@@ -166,7 +164,9 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
         const TrainerState::At at(s, HookPoint::on_exception);
         callback->on_exception(s.trainer, module, error);
       });
+    quietly([&] { data.on_exception(error); });
     finalize_loggers(s, "failed");
+    quietly([&] { data.teardown(stage); });
     for (const Shared<Callback>& callback : s.callbacks) quietly([&] { callback->teardown(s.trainer, module, stage); });
     quietly([&] { module.teardown(stage); });
     throw;
@@ -174,29 +174,13 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
   finalize_loggers(s, "success");
 }
 
-// With overfit_batches every epoch sees the same batches.
-DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
-  if (s.options.overfit_batches.value() == 0 || (!loader.options().shuffle && !loader.options().sampler)) return loader;
-  s.console.warn("overfit_batches: a loader's order is replaced by that of its dataset");
-  DataLoaderOptions options = loader.options();
-  options.shuffle = false;
-  options.sampler = {};
-  return DataLoader(loader.dataset(), std::move(options));
-}
-
-FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
-                       const FitOptions& options) {
+FitResult train_module(TrainerState& s, TrainingModule& module, DataModule& data, const FitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  s.train = s.share_of(in_order_to_overfit(s, train));
-  LoaderSet val_set = val ? *val : LoaderSet();
-  for (DataLoader& loader : val_set.loaders) loader = in_order_to_overfit(s, loader);
-  s.val = s.limited(val_set, "limit_val_batches", s.options.limit_val_batches);
   s.counters = {};
   s.generator = Generator(s.seed);
   s.stop_requested = false;
   s.resumed_from.clear();
   s.log.clear();
-  resolve_limits(s);
   std::optional<Checkpoint> resumed;
   if (!options.resume.empty()) resumed = find_checkpoint(s, options.resume);
   if (resumed) {
@@ -205,11 +189,14 @@ FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader
   }
 
   StopReason reason{};
-  run(s, Stage::fit, module, [&] {
+  run(s, Stage::fit, module, data, [&] {
     if (resumed) restore_model(s, *resumed);
+    load_fit_loaders(s);
+    const HParams hparams = hparams_of_run(s);
     make_optimizers(s);
     join_ranks(s);
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
+    log_hparams(s, hparams);
     FitLoop loop(s);
     if (resumed) {
       restore_progress(s, *resumed);
@@ -233,17 +220,13 @@ void load_weights(TrainerState& s, const std::string& ckpt) {
   s.module->load_state_dict(found->model);
 }
 
-std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const LoaderSet& set,
+std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data,
                                       const std::string& ckpt) {
-  const bool validates = stage == Stage::validate;
-  const LimitedLoaders loaders = validates ? s.limited(set, "limit_val_batches", s.options.limit_val_batches)
-                                           : s.limited(set, "limit_test_batches", s.options.limit_test_batches);
-  s.test_batches = loaders.total();
   std::vector<MetricMap> metrics;
-  run(s, stage, module, [&] {
+  run(s, stage, module, data, [&] {
     load_weights(s, ckpt);
-    if (validates) s.val = loaders;
-    metrics = evaluate(s, validates ? Loop::validation : Loop::test, Purpose::own_run, loaders);
+    const LimitedLoaders loaders = load_evaluation_loaders(s);
+    metrics = evaluate(s, stage == Stage::validate ? Loop::validation : Loop::test, Purpose::own_run, loaders);
   });
   return metrics;
 }
@@ -251,6 +234,11 @@ std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModu
 void check_part(const TrainingModule& module, bool there, const char* part) {
   check<ConfigError>(there, "{}: the module ({}) does not override it, and this run needs it", part,
                      module.type_name());
+}
+
+void tell_who_moves_batches(TrainerState& s, const ModuleParts& parts) {
+  if (parts.moves_batches_twice)
+    s.console.warn("the DataModule's hooks around a batch's way to the device come in place of the module's");
 }
 
 void print_metrics(Console& console, const std::string& title, const MetricMap& metrics) {
@@ -291,27 +279,31 @@ Trainer::Trainer(TrainerOptions options) {
 
 Trainer::~Trainer() = default;
 
-FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
-                           const LoaderSet* val, const FitOptions& options) {
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, DataModule& data,
+                           const FitOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "fit: this Trainer is in a run already");
   check_part(module, parts.training_step, "training_step");
   check_part(module, parts.configure_optimizers, "configure_optimizers");
-  if (val && !parts.validation_step) {
-    s.console.warn("there is a loader for validation, but the module has no validation_step; nothing is validated");
-    val = nullptr;
-  }
-  return telling_ranks(s, [&] { return train_module(s, module, train, val, options); });
+  s.validates = parts.validation_step;
+  tell_who_moves_batches(s, parts);
+  return telling_ranks(s, [&] { return train_module(s, module, data, options); });
+}
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
+                           const LoaderSet* val, const FitOptions& options) {
+  GivenLoaders data(train, val);
+  return run_fit(module, parts, data, options);
 }
 
 std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                               const LoaderSet& loaders, const EvaluateOptions& options) {
+                                               DataModule& data, const EvaluateOptions& options) {
   TrainerState& s = *state_;
   const bool validates = stage == Stage::validate;
   check(!s.module, "{}: this Trainer is in a run already", validates ? "validate" : "test");
   check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
+  tell_who_moves_batches(s, parts);
   std::vector<MetricMap> metrics =
-      telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loaders, options.ckpt); });
+      telling_ranks(s, [&] { return evaluate_alone(s, stage, module, data, options.ckpt); });
   for (std::size_t l = 0; options.verbose && l < metrics.size(); ++l)
     print_metrics(s.console,
                   std::string(validates ? "validation metrics" : "test metrics") +
@@ -319,22 +311,31 @@ std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& modu
                   metrics[l]);
   return metrics;
 }
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
+                                               const LoaderSet& loaders, const EvaluateOptions& options) {
+  GivenLoaders data(loaders);
+  return run_evaluation(stage, module, parts, data, options);
+}
 
 std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
-                                                        const LoaderSet& set, const PredictOptions& options) {
+                                                        DataModule& data, const PredictOptions& options) {
   TrainerState& s = *state_;
   check(!s.module, "predict: this Trainer is in a run already");
   check_part(module, parts.predict_step, "predict_step");
+  tell_who_moves_batches(s, parts);
   return telling_ranks(s, [&] {
-    const LimitedLoaders loaders = s.limited(set, "limit_predict_batches", s.options.limit_predict_batches);
-    s.predict_batches = loaders.total();
     std::vector<std::vector<Batch>> predictions;
-    run(s, Stage::predict, module, [&] {
+    run(s, Stage::predict, module, data, [&] {
       load_weights(s, options.ckpt);
-      predictions = anneal::predict(s, loaders, options.return_predictions);
+      predictions = anneal::predict(s, load_evaluation_loaders(s), options.return_predictions);
     });
     return predictions;
   });
+}
+std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
+                                                        const LoaderSet& loaders, const PredictOptions& options) {
+  GivenLoaders data(loaders);
+  return run_prediction(module, parts, data, options);
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {

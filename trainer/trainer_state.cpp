@@ -78,11 +78,17 @@ DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
 }
 
+std::int64_t TrainerState::limit(DataLoader& loader, std::string_view option, const Amount& amount) const {
+  if (!loader.is_combined()) return limited_batches(option, amount, loader.size());
+  loader = loader.each([&](const DataLoader& part) { return part.head(limited_batches(option, amount, part.size())); });
+  return loader.size();
+}
+
 LimitedLoaders TrainerState::limited(const LoaderSet& set, std::string_view option, const Amount& limit) const {
   LimitedLoaders result;
   for (const DataLoader& loader : set.loaders) {
     result.loaders.push_back(share_of(loader));
-    result.batches.push_back(limited_batches(option, limit, result.loaders.back().size()));
+    result.batches.push_back(this->limit(result.loaders.back(), option, limit));
   }
   return result;
 }
@@ -131,17 +137,34 @@ void TrainerState::place_module() {
 }
 
 void TrainerState::transfer(Batch& batch) {
-  using M = TrainingModule;
-  call_module(HookPoint::on_before_batch_transfer, &M::on_before_batch_transfer, batch);
-  call_module(HookPoint::transfer_batch_to_device, &M::transfer_batch_to_device, batch, device);
+  {
+    const At at(*this, HookPoint::on_before_batch_transfer);
+    data->on_before_batch_transfer(*module, batch);
+  }
+  {
+    const At at(*this, HookPoint::transfer_batch_to_device);
+    data->transfer_batch_to_device(*module, batch, device);
+  }
   precision.cast(batch);
-  call_module(HookPoint::on_after_batch_transfer, &M::on_after_batch_transfer, batch);
+  const At at(*this, HookPoint::on_after_batch_transfer);
+  data->on_after_batch_transfer(*module, batch);
 }
 
-void TrainerState::attach(TrainingModule* to) {
+void TrainerState::attach(TrainingModule* to, DataModule* with) {
   if (module) module->trainer_ = nullptr;
+  if (data) data->trainer_ = nullptr;
   module = to;
+  data = with;
   if (module) module->trainer_ = &trainer;
+  if (data) data->trainer_ = &trainer;
+}
+
+void TrainerState::prepare_data() {
+  const bool due = data->prepared_for_ != &trainer || data->prepare_every_time();
+  if (due && (data->prepare_data_per_node() ? trainer.local_rank() : rank()) == 0) data->prepare_data();
+  data->prepared_for_ = &trainer;
+  if (trainer.local_rank() == 0) call_module(HookPoint::prepare_data, &TrainingModule::prepare_data);
+  if (world) world->group().barrier();
 }
 
 void TrainerState::write_row(MetricMap row, std::int64_t x, bool with_epoch) {

@@ -40,7 +40,10 @@ struct TrainerState {
 
   // Of the run.
   TrainingModule* module = nullptr;
-  bool automatic = true;  ///< the module's automatic_optimization()
+  DataModule* data = nullptr;
+  bool validates = true;       ///< whether the module has a validation_step
+  std::int64_t loaded_at = 0;  ///< the epoch in which the loaders were asked for
+  bool automatic = true;       ///< the module's automatic_optimization()
   std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
   int skips_in_a_row = 0;                         ///< of steps, by the scaler
@@ -70,6 +73,8 @@ struct TrainerState {
 
   /// This rank's share of a loader, or all of it.
   DataLoader share_of(const DataLoader& loader) const;
+  /// How many of its batches are used. Combined loaders are limited one by one, before they are combined.
+  std::int64_t limit(DataLoader& loader, std::string_view option, const Amount& amount) const;
   /// Those shares, and how many batches of each are used.
   LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
   /// Seconds of the clock that checks go by.
@@ -128,8 +133,10 @@ struct TrainerState {
     return (module->*hook)(std::forward<A>(args)...);
   }
 
-  /// Makes the module part of the run, or of none.
-  void attach(TrainingModule* to);
+  /// Makes the module and the DataModule part of the run, or of none.
+  void attach(TrainingModule* to, DataModule* with);
+  /// Their hooks, on one rank of each machine, while the others wait.
+  void prepare_data();
   /// Hands a row to the loggers; an empty one is none.
   void write_row(MetricMap row, std::int64_t x, bool with_epoch = true);
   void save_loggers();

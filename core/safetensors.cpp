@@ -1,22 +1,15 @@
 #include "anneal/core/safetensors.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <atomic>
 #include <bit>
-#include <cerrno>
 #include <cstdint>
 #include <cstring>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <set>
-#include <system_error>
 #include <utility>
 
 #include "anneal/core/autograd.h"
+#include "anneal/core/file.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -231,96 +224,6 @@ SafetensorsFile read_tensors(Header header, std::string_view file, const Read& r
   return out;
 }
 
-// ---- files ----
-
-[[noreturn]] void fail(const std::filesystem::path& path, const char* what) {
-  throw Error(format("{}: cannot {}: {}", path.string(), what, std::generic_category().message(errno)));
-}
-
-class File {
- public:
-  File(std::filesystem::path path, int flags) : path_(std::move(path)) {
-    fd_ = ::open(path_.c_str(), flags | O_CLOEXEC, 0666);
-  }
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-
-  bool is_open() const { return fd_ >= 0; }
-  const std::filesystem::path& path() const { return path_; }
-
-  std::uint64_t size() const {
-    struct stat status {};
-    if (::fstat(fd_, &status) != 0) fail(path_, "read");
-    check(S_ISREG(status.st_mode), "{}: expected a regular file", path_.string());
-    return static_cast<std::uint64_t>(status.st_size);
-  }
-  void read(std::uint64_t offset, std::span<std::byte> to) const {
-    while (!to.empty()) {
-      const ssize_t n = ::pread(fd_, to.data(), to.size(), static_cast<off_t>(offset));
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail(path_, "read");
-      check(n > 0, "{}: it became shorter while it was read", path_.string());
-      to = to.subspan(static_cast<std::size_t>(n));
-      offset += static_cast<std::uint64_t>(n);
-    }
-  }
-  void write(std::span<const std::byte> from) const {
-    while (!from.empty()) {
-      const ssize_t n = ::write(fd_, from.data(), from.size());
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) fail(path_, "write");
-      from = from.subspan(static_cast<std::size_t>(n));
-    }
-  }
-  void sync() const {
-    if (::fsync(fd_) != 0 && errno != EINVAL) fail(path_, "sync");  // EINVAL: this file system does not sync folders
-  }
-  void close() {
-    if (::close(std::exchange(fd_, -1)) != 0) fail(path_, "write");
-  }
-
- private:
-  std::filesystem::path path_;
-  int fd_;
-};
-
-// A new file that takes the place of `target` when it is committed, and goes when it is not.
-class Replacement {
- public:
-  explicit Replacement(std::filesystem::path target) : target_(std::move(target)) {
-    static std::atomic<std::uint64_t> count{0};
-    do {
-      const auto name = format(".{}.{}-{}.tmp", target_.filename().string(), ::getpid(), ++count);
-      file_.emplace(target_.parent_path() / name, O_WRONLY | O_CREAT | O_EXCL);
-    } while (!file_->is_open() && errno == EEXIST);
-    if (!file_->is_open()) fail(target_, "write");
-  }
-  ~Replacement() {
-    if (file_) ::unlink(file_->path().c_str());
-  }
-  Replacement(const Replacement&) = delete;
-  Replacement& operator=(const Replacement&) = delete;
-
-  const File& file() const { return *file_; }
-  void commit() {
-    file_->sync();
-    file_->close();
-    if (::rename(file_->path().c_str(), target_.c_str()) != 0) fail(target_, "replace");
-    file_.reset();
-    const auto folder = target_.parent_path();
-    const File handle(folder.empty() ? "." : folder, O_RDONLY | O_DIRECTORY);
-    if (!handle.is_open()) fail(folder, "sync");
-    handle.sync();
-  }
-
- private:
-  std::filesystem::path target_;
-  std::optional<File> file_;
-};
-
 std::string write_header(std::span<const NamedTensor> tensors, const std::map<std::string, std::string>& metadata) {
   std::string text = "{";
   const auto quoted = [](const std::string& s) { return nlohmann::json(s).dump(); };
@@ -365,20 +268,19 @@ void save_safetensors(const std::filesystem::path& path, std::span<const NamedTe
   const std::uint64_t n = header.size();
   check(n <= max_header, "{}: the header would have {} bytes; at most {} are allowed", path.string(), n, max_header);
 
-  Replacement replacement(path);
-  replacement.file().write(std::as_bytes(std::span(&n, 1)));
-  replacement.file().write(std::as_bytes(std::span(header)));
+  Replacement file(path);
+  file.write(std::as_bytes(std::span(&n, 1)));
+  file.write(std::as_bytes(std::span(header)));
   for (const auto& [name, tensor] : sorted) {
     const Tensor x = tensor.to(Device{}).contiguous();
     const auto bytes = static_cast<std::size_t>(x.numel()) * size_of(x.dtype());
-    replacement.file().write({static_cast<const std::byte*>(x.raw()), bytes});
+    file.write({static_cast<const std::byte*>(x.raw()), bytes});
   }
-  replacement.commit();
+  file.commit();
 }
 
 SafetensorsFile load_safetensors(const std::filesystem::path& path) {
-  const File file(path, O_RDONLY);
-  if (!file.is_open()) fail(path, "open");
+  const InputFile file(path);
   const std::string name = path.string();
   const std::uint64_t size = file.size();
   check(size >= 8, "{}: expected at least 8 bytes, got {}", name, size);

@@ -227,6 +227,14 @@ DataLoader DataLoader::head(std::int64_t n) const {
   return part;
 }
 
+DataLoader DataLoader::with_batch_size(std::int64_t batch_size) const {
+  check(!source_, "with_batch_size: expected a loader of a dataset");
+  check<ConfigError>(batch_size > 0, "batch_size: expected at least 1, got {}", batch_size);
+  DataLoader other = *this;
+  other.options_.batch_size = batch_size;
+  return other;
+}
+
 std::int64_t DataLoader::size() const {
   if (source_) return source_->size();
   const std::int64_t samples = sampler_->size(), batch = options_.batch_size * ranks_;

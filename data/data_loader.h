@@ -116,9 +116,12 @@ class DataLoader {
   /// How many samples all ranks' batches `i` have together. 0 of streams.
   std::int64_t global_batch_size(std::int64_t i) const;
 
+  /// The same with batches of another size. Throws ConfigError for one below 1, and Error unless it reads a dataset.
+  DataLoader with_batch_size(std::int64_t batch_size) const;
+
   /// Batches in an epoch; unknown_size of streams.
   std::int64_t size() const;
-  /// Null of streams.
+  /// Null unless it reads a dataset.
   const std::shared_ptr<const Dataset>& dataset() const { return dataset_; }
   const DataLoaderOptions& options() const { return options_; }
 

@@ -25,13 +25,12 @@ class Scanner {
   }
   void expect(char c) { require(skip(c), std::string("'") + c + "'"); }
   std::string_view until(std::string_view stops) {
-    const std::size_t end = std::min(text_.find_first_of(stops, at_), text_.size());
-    return text_.substr(std::exchange(at_, end), end - at_);
+    return take(std::min(text_.find_first_of(stops, at_), text_.size()));
   }
   std::string_view digits() {
     const std::size_t end = std::min(text_.find_first_not_of("0123456789", at_), text_.size());
     require(end > at_, "a number");
-    return text_.substr(std::exchange(at_, end), end - at_);
+    return take(end);
   }
   std::int64_t number() {
     const std::size_t from = at_;
@@ -47,6 +46,11 @@ class Scanner {
   }
 
  private:
+  std::string_view take(std::size_t end) {
+    const std::size_t from = std::exchange(at_, end);
+    return text_.substr(from, end - from);
+  }
+
   std::string_view text_;
   std::size_t at_ = 0;
 };

@@ -45,10 +45,21 @@ void BatchNorm::reset_running_stats() {
 }
 
 Tensor BatchNorm::normalise(const Tensor& x) const {
-  const bool by_batch = training() || !options_.running_stats;
-  if (training() && options_.running_stats) num_batches_tracked.fill_(num_batches_tracked.item() + 1);
-  return batch_norm(x, running_mean, running_var, weight, bias,
-                    {.training = by_batch, .momentum = options_.momentum, .eps = options_.eps});
+  const bool by_batch = training() || !options_.running_stats, moves = training() && tracks_;
+  if (moves && options_.running_stats) num_batches_tracked.fill_(num_batches_tracked.item() + 1);
+  const BatchNormOptions options{.training = by_batch, .momentum = options_.momentum, .eps = options_.eps};
+  if (by_batch && !moves) return batch_norm(x, {}, {}, weight, bias, options);
+  return batch_norm(x, running_mean, running_var, weight, bias, options);
+}
+
+std::vector<std::pair<std::string, BatchNorm*>> batch_norms(Module& module) {
+  std::vector<std::pair<std::string, BatchNorm*>> found;
+  if (auto* norm = dynamic_cast<BatchNorm*>(&module)) found.emplace_back("", norm);
+  module.for_each_child([&](const std::string& name, Module& child) {
+    for (const auto& [inner, norm] : batch_norms(child))
+      found.emplace_back(inner.empty() ? name : name + "." + inner, norm);
+  });
+  return found;
 }
 
 Tensor BatchNorm1d::forward(const Tensor& x) const {

@@ -1,6 +1,10 @@
 // Normalisation layers.
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "anneal/core/ops.h"
 #include "anneal/nn/module.h"
 
@@ -47,6 +51,9 @@ class BatchNorm : public Module {
   /// The share of a batch's statistics in the running ones.
   double momentum() const { return options_.momentum; }
   void set_momentum(double momentum) { options_.momentum = momentum; }
+  /// False: training leaves the running statistics as they are, as in a part that is frozen.
+  void set_track_running_stats(bool on) { tracks_ = on; }
+  bool track_running_stats() const { return tracks_; }
   /// Mean 0, variance 1, no batches.
   void reset_running_stats();
 
@@ -56,7 +63,11 @@ class BatchNorm : public Module {
 
  private:
   BatchNormLayerOptions options_;
+  bool tracks_ = true;
 };
+/// A module's batch norms by full name, in the order of a walk; it may be one itself.
+std::vector<std::pair<std::string, BatchNorm*>> batch_norms(Module& module);
+
 /// x [n, channels] or [n, channels, length].
 class BatchNorm1d : public BatchNorm {
  public:

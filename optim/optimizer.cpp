@@ -31,19 +31,7 @@ struct Optimizer::Work::Tables {
 
 Optimizer::Optimizer(std::vector<Group> groups, std::vector<std::string> states) : state_names_(std::move(states)) {
   check(!groups.empty(), "optimizer: no parameter groups");
-  std::set<const TensorImpl*> seen;
-  std::set<std::string> names;
-  for (Group& group : groups) {
-    for (const NamedTensor& p : group.parameters) {
-      check(p.tensor.defined() && p.tensor.is_leaf(), "optimizer: parameter {} is not a leaf", p.name);
-      check(is_floating(p.tensor.dtype()), "optimizer: parameter {} is {}; expected a floating dtype", p.name,
-            name_of(p.tensor.dtype()));
-      check(seen.insert(&p.tensor.impl()).second, "optimizer: parameter {} is given twice", p.name);
-      check(names.insert(p.name).second, "optimizer: two parameters are named {}", p.name);
-    }
-    parameters_.push_back(std::move(group.parameters));
-    numbers_.push_back(group.numbers);
-  }
+  for (Group& group : groups) add_group(std::move(group));
   rebuild();
 }
 
@@ -52,6 +40,30 @@ Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
 // The leaves, which outlive it, must not ask it for anything any more. (Where it was moved from there is no deferral.)
 Optimizer::~Optimizer() {
   if (deferral_) deferral_->pending = false;
+}
+
+void Optimizer::add_group(Group group) {
+  std::set<const TensorImpl*> seen;
+  std::set<std::string> names;
+  for (const auto& earlier : parameters_)
+    for (const NamedTensor& p : earlier) {
+      seen.insert(&p.tensor.impl());
+      names.insert(p.name);
+    }
+  for (const NamedTensor& p : group.parameters) {
+    check(p.tensor.defined() && p.tensor.is_leaf(), "optimizer: parameter {} is not a leaf", p.name);
+    check(is_floating(p.tensor.dtype()), "optimizer: parameter {} is {}; expected a floating dtype", p.name,
+          name_of(p.tensor.dtype()));
+    check(seen.insert(&p.tensor.impl()).second, "optimizer: parameter {} is given twice", p.name);
+    check(names.insert(p.name).second, "optimizer: two parameters are named {}", p.name);
+  }
+  parameters_.push_back(std::move(group.parameters));
+  numbers_.push_back(group.numbers);
+}
+
+void Optimizer::add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers) {
+  add_group({std::move(parameters), numbers});
+  rebuild();
 }
 
 void Optimizer::rebuild() {

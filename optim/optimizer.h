@@ -65,6 +65,11 @@ class Optimizer {
   /// All numbers of a group.
   const kernels::OptimGroup& numbers(std::size_t group) const { return numbers_.at(group); }
 
+  /// A group's parameters, those that are frozen too.
+  const std::vector<NamedTensor>& parameters(std::size_t group) const { return parameters_.at(group); }
+  /// Adds a group, and rebuilds. Throws Error, and changes nothing, for a parameter or a name that it has already.
+  void add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers);
+
   /// Makes every step write the 16-bit copies of f32 parameters that ops read under Autocast (core/autocast.h), instead
   /// of converting a weight at its next use.
   void keep_twins(DType dtype);
@@ -110,6 +115,7 @@ class Optimizer {
     std::shared_ptr<Tables> tables;
   };
   class Deferral;
+  void add_group(Group group);
   void find_active();
   kernels::StepState* prepare(const StepOptions& options, kernels::StepState* earlier);
   void make_twins();

@@ -34,7 +34,7 @@ bool ReduceLROnPlateau::is_better(double metric) const {
 
 void ReduceLROnPlateau::reduce() {
   for (std::size_t g = 0; g < optimizer_->groups(); ++g) {
-    const double min = options_.min_lr.size() == 1 ? options_.min_lr[0] : options_.min_lr[g];
+    const double min = options_.min_lr[std::min(g, options_.min_lr.size() - 1)];  // groups may have been added
     const double lr = std::max(optimizer_->lr(g) * options_.factor, min);
     if (optimizer_->lr(g) - lr > options_.eps) optimizer_->set_lr(g, lr);
   }

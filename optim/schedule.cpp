@@ -32,6 +32,12 @@ void check_steps(const char* name, std::int64_t steps) {
   check<ConfigError>(steps >= 1, "{}: expected at least 1, got {}", name, steps);
 }
 
+std::vector<double> rates_of(const Optimizer& optimizer) {
+  std::vector<double> rates;
+  for (std::size_t g = 0; g < optimizer.groups(); ++g) rates.push_back(optimizer.lr(g));
+  return rates;
+}
+
 // A schedule of numbers that are known now, or only in a run.
 template <class Make>
 Schedule when(bool known, const Make& make) {
@@ -251,8 +257,11 @@ Schedule wsd_lr(Steps total_steps, WSDOptions o) {
 }
 
 LRScheduler::LRScheduler(Optimizer& optimizer, const Schedule& schedule, const RunNumbers& run)
-    : optimizer_(&optimizer), schedule_(schedule.in(run)) {
-  for (std::size_t g = 0; g < optimizer.groups(); ++g) base_.push_back(optimizer.lr(g));
+    : LRScheduler(optimizer, schedule, rates_of(optimizer), run) {}
+LRScheduler::LRScheduler(Optimizer& optimizer, const Schedule& schedule, std::vector<double> base,
+                         const RunNumbers& run)
+    : optimizer_(&optimizer), schedule_(schedule.in(run)), base_(std::move(base)) {
+  check(base_.size() <= optimizer.groups(), "LRScheduler: {} rates for {} groups", base_.size(), optimizer.groups());
   set_steps(0);
 }
 

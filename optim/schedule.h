@@ -129,6 +129,8 @@ class LRScheduler {
   /// Sets the rates for step 0; those that the groups have are the schedule's base. The optimizer must outlive it. A
   /// schedule with placeholders needs the run's numbers.
   LRScheduler(Optimizer& optimizer, const Schedule& schedule, const RunNumbers& run = {});
+  /// The same for these rates, of the first groups; it leaves the others alone, as it does those that are added later.
+  LRScheduler(Optimizer& optimizer, const Schedule& schedule, std::vector<double> base, const RunNumbers& run = {});
   /// One step further.
   void step() { set_steps(steps_ + 1); }
   std::int64_t steps() const { return steps_; }

@@ -29,8 +29,26 @@ void ActiveOptimizer::set_schedule(optim::Schedule schedule, Interval interval) 
   entry_.frequency = 1;
   entry_.plateau.reset();
   plateau_.reset();
-  for (std::size_t g = 0; g < optimizer().groups(); ++g) base_lr_[g] = optimizer().lr(g);
   scheduler_.emplace(optimizer(), entry_.schedule, run_);
+  base_lr_ = scheduler_->base();
+}
+
+// From the base rates, at that step.
+void ActiveOptimizer::restart_schedule(std::int64_t at) {
+  for (std::size_t g = 0; g < base_lr_.size(); ++g) optimizer().set_lr(g, base_lr_[g]);
+  if (!scheduler_) return;
+  scheduler_.emplace(optimizer(), entry_.schedule, base_lr_, run_);
+  scheduler_->set_steps(at);
+}
+
+void ActiveOptimizer::set_base_lr(double lr) {
+  base_lr_.assign(base_lr_.size(), lr);
+  restart_schedule(scheduler_ ? scheduler_->steps() : 0);
+}
+
+void ActiveOptimizer::set_run(const optim::RunNumbers& run) {
+  run_ = run;
+  if (scheduler_) restart_schedule(scheduler_->steps());
 }
 
 dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
@@ -59,9 +77,9 @@ Checkpoint::Optimizer ActiveOptimizer::state() const {
   return saved;
 }
 
-void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& console) {
+void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& console, bool override_lr) {
   optim::Optimizer& own = optimizer();
-  check(saved.type == own.name() && saved.groups.size() == own.groups() && saved.base_lr.size() == own.groups(),
+  check(saved.type == own.name() && saved.groups.size() == own.groups() && saved.base_lr.size() <= own.groups(),
         "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type,
         saved.groups.size(), own.name(), own.groups());
   own.load_state_dict(saved.state);
@@ -69,16 +87,12 @@ void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& conso
     if (differ_but_lr(own.numbers(g), saved.groups[g]))
       console.warn(
           "resume: the optimizer's options other than lr differ from the checkpoint's; those of the code are used");
-    own.set_lr(g, saved.base_lr[g]);
   }
-  if (base_lr_ != saved.base_lr)
+  if (!override_lr && base_lr_ != saved.base_lr)
     console.warn("resume: the learning rate in the code differs from the checkpoint's, which is used");
-  base_lr_ = saved.base_lr;
-  if (scheduler_) {
-    scheduler_.emplace(own, entry_.schedule, run_);
-    scheduler_->set_steps(saved.schedule_steps);
-  }
-  for (std::size_t g = 0; g < own.groups(); ++g) own.set_lr(g, saved.groups[g].lr);
+  if (!override_lr) base_lr_ = saved.base_lr;
+  restart_schedule(saved.schedule_steps);
+  for (std::size_t g = 0; g < own.groups() && !override_lr; ++g) own.set_lr(g, saved.groups[g].lr);
   steps = saved.steps;
   if (plateau_ && saved.plateau.size() == 5) {
     const auto whole = [&](std::size_t i) { return static_cast<std::int64_t>(saved.plateau[i]); };

@@ -10,12 +10,6 @@ namespace anneal {
 inline namespace v0 {
 namespace {
 
-void collect(nn::Module& module, std::vector<nn::BatchNorm*>& found) {
-  auto* norm = dynamic_cast<nn::BatchNorm*>(&module);
-  if (norm && norm->running_mean.defined()) found.push_back(norm);
-  module.for_each_child([&](const std::string&, nn::Module& child) { collect(child, found); });
-}
-
 // Of several ranks, the mean of what each has seen.
 void average_over_ranks(TrainerState& s, const std::vector<nn::BatchNorm*>& norms) {
   if (!s.world) return;
@@ -30,7 +24,8 @@ void average_over_ranks(TrainerState& s, const std::vector<nn::BatchNorm*>& norm
 
 void update_batch_norm(TrainerState& s) {
   std::vector<nn::BatchNorm*> norms;
-  collect(*s.module, norms);
+  for (const auto& [name, norm] : nn::batch_norms(*s.module))
+    if (norm->running_mean.defined()) norms.push_back(norm);
   if (norms.empty()) return;
   const ModuleModes modes(*s.module);
   const NoGrad no_grad;

@@ -20,6 +20,7 @@ class Trainer;
 class TrainingModule;
 class StepContext;
 struct Checkpoint;
+struct TrainerOptions;
 
 /// Base of callbacks. Each hook is called for the callbacks in their order and then for the module; an exception ends
 /// the run. Metrics are logged by `trainer.log`.
@@ -27,10 +28,16 @@ class Callback {
  public:
   virtual ~Callback() = default;
 
+  /// Changes options of the Trainer that it is given to, before they are checked.
+  virtual void configure(TrainerOptions&) {}
+
   virtual void setup(Trainer&, TrainingModule&, Stage) {}
   /// Also after an exception.
   virtual void teardown(Trainer&, TrainingModule&, Stage) {}
   virtual void on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {}
+
+  /// A signal ends the fit (TrainerOptions::handle_signals): comes in place of on_train_end and on_fit_end.
+  virtual void on_signal(Trainer&, TrainingModule&, int /*signal*/) {}
 
   virtual void on_fit_start(Trainer&, TrainingModule&) {}
   virtual void on_fit_end(Trainer&, TrainingModule&) {}

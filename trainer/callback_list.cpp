@@ -15,12 +15,12 @@ bool is(const Shared<Callback>& callback) {
 
 }  // namespace
 
-std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o) {
+std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o, bool rich) {
   std::vector<Shared<Callback>> callbacks = o.callbacks;
   if (o.max_time && std::none_of(callbacks.begin(), callbacks.end(), is<Timer>))
     callbacks.push_back(Timer({.duration = *o.max_time}));
   if (o.enable_progress_bar && std::none_of(callbacks.begin(), callbacks.end(), is<ProgressBar>))
-    callbacks.push_back(ProgressBar());
+    callbacks.push_back(rich ? Shared<Callback>(RichProgressBar()) : Shared<Callback>(ProgressBar()));
   if (o.enable_checkpointing && std::none_of(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>) &&
       o.fast_dev_run == 0)
     callbacks.push_back(ModelCheckpoint());
@@ -39,6 +39,9 @@ void set_callbacks(TrainerState& s, std::vector<Shared<Callback>> callbacks) {
                      "enable_checkpointing: false, but callbacks has a ModelCheckpoint");
   std::stable_partition(callbacks.begin(), callbacks.end(),
                         [](const auto& callback) { return !is<ModelCheckpoint>(callback); });
+  std::stable_partition(callbacks.begin(), callbacks.end(), [](const auto& callback) {
+    return is<BatchSizeFinder>(callback) || is<LearningRateFinder>(callback);
+  });
   for (auto a = callbacks.begin(); a != callbacks.end(); ++a)
     for (auto b = callbacks.begin(); b != a; ++b)
       check<ConfigError>((*a)->state_key().empty() || (*a)->state_key() != (*b)->state_key(),

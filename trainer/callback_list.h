@@ -8,11 +8,11 @@
 namespace anneal {
 inline namespace v0 {
 
-/// Those given, then the standard ones.
-std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& options);
+/// Those given, then the standard ones; `rich`: for a terminal with colours.
+std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& options, bool rich);
 
-/// Checkpoints last, and only what this rank calls. Throws ConfigError for callbacks that contradict each other or the
-/// options.
+/// Tuner callbacks first, checkpoints last, and only what this rank calls. Throws ConfigError for callbacks that
+/// contradict each other or the options.
 void set_callbacks(TrainerState& state, std::vector<Shared<Callback>> callbacks);
 
 /// The module's callbacks take their places.

@@ -4,11 +4,13 @@
 #include <bit>
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "anneal/core/error.h"
 #include "anneal/core/safetensors.h"
+#include "anneal/core/version.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -31,15 +33,15 @@ double to_number(const json& j) {
   return j == "nan" ? NAN : j == "inf" ? INFINITY : -INFINITY;
 }
 
-json numbers_json(const std::vector<double>& values) {
+json to_json(const std::vector<double>& numbers) {
   json j = json::array();
-  for (const double value : values) j.push_back(number(value));
+  for (const double x : numbers) j.push_back(number(x));
   return j;
 }
 std::vector<double> to_numbers(const json& j) {
-  std::vector<double> values;
-  for (const json& value : j) values.push_back(to_number(value));
-  return values;
+  std::vector<double> numbers;
+  for (const json& x : j) numbers.push_back(to_number(x));
+  return numbers;
 }
 
 json to_json(const StateMap& state) {
@@ -52,7 +54,7 @@ json to_json(const StateMap& state) {
           if constexpr (std::is_same_v<V, double>) {
             return {{"number", number(v)}};
           } else if constexpr (std::is_same_v<V, std::vector<double>>) {
-            return {{"numbers", numbers_json(v)}};
+            return {{"numbers", to_json(v)}};
           } else {
             return v;
           }
@@ -93,13 +95,14 @@ Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.
 json to_json(const Counters& c) {
   return {{"epoch", to_json(c.epoch)},
           {"batch", to_json(c.batch)},
-          {"total_batches", c.total_batches},
           {"epoch_batches", c.epoch_batches},
+          {"total_batches", c.total_batches},
           {"global_step", c.global_step},
           {"accumulate", c.accumulate},
           {"losses", c.losses},
           {"window", c.window},
           {"weighted", c.weighted},
+          {"bad", c.bad},
           {"stepped", c.stepped},
           {"checks", c.checks},
           {"checked_at", c.checked_at},
@@ -115,6 +118,7 @@ Counters to_counters(const json& j) {
              .losses = j.at("losses"),
              .window = j.at("window"),
              .weighted = j.at("weighted"),
+             .bad = j.value("bad", std::int64_t{0}),
              .stepped = j.at("stepped"),
              .checks = j.at("checks"),
              .checked_at = j.at("checked_at")};
@@ -143,7 +147,8 @@ json to_json(const MetricLog::State& state) {
                        {"step_value", number(m.step_value)},
                        {"step_weight", number(m.step_weight)},
                        {"window", to_json(m.window)},
-                       {"epoch", to_json(m.epoch)}});
+                       {"epoch", to_json(m.epoch)},
+                       {"sums", to_json(m.sums)}});
   return {{"metrics", metrics},
           {"callback", to_json(state.callback)},
           {"logged", to_json(state.logged)},
@@ -159,7 +164,7 @@ json hparams_json(const HParams& hparams) {
                      [](const auto& v) -> json {
                        using V = std::decay_t<decltype(v)>;
                        if constexpr (std::is_same_v<V, double>) return number(v);
-                       else if constexpr (std::is_same_v<V, std::vector<double>>) return numbers_json(v);
+                       else if constexpr (std::is_same_v<V, std::vector<double>>) return to_json(v);
                        else return v;
                      },
                      value)});
@@ -199,7 +204,8 @@ MetricLog::State to_logging(const json& j) {
     state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"),
                              m.at("on_epoch"), m.value("sync_dist", false), to_reduce(m.at("reduce")), m.at("fresh"),
                              to_number(m.at("step_value")), to_number(m.at("step_weight")),
-                             to_reduction(m.at("window")), to_reduction(m.at("epoch"))});
+                             to_reduction(m.at("window")), to_reduction(m.at("epoch")),
+                             to_numbers(m.value("sums", json::array()))});
   return state;
 }
 
@@ -233,7 +239,7 @@ json to_json(const Checkpoint::Optimizer& o) {
   for (const auto& group : o.groups) groups.push_back(to_json(group));
   return {{"type", o.type},       {"groups", groups},
           {"base_lr", o.base_lr}, {"schedule_steps", o.schedule_steps},
-          {"steps", o.steps},     {"plateau", numbers_json(o.plateau)}};
+          {"steps", o.steps},     {"plateau", to_json(o.plateau)}};
 }
 Checkpoint::Optimizer to_optimizer(const json& j) {
   Checkpoint::Optimizer o{.type = j.at("type"),
@@ -250,6 +256,21 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
 bool is_reserved(std::string_view name) {
   return name.starts_with(optimizer_prefix) || name.starts_with(accumulation_prefix) ||
          name.starts_with(generator_prefix) || name.starts_with(scaler_prefix);
+}
+
+// FNV-1a over words of eight bytes, the last one filled up with zeros.
+std::string checksum(const Tensor& tensor) {
+  const Tensor x = tensor.to(Device{}).contiguous();
+  const auto* bytes = static_cast<const std::byte*>(x.raw());
+  const std::size_t size = static_cast<std::size_t>(x.numel()) * size_of(x.dtype());
+  std::uint64_t hash = 0xcbf29ce484222325;
+  for (std::size_t i = 0; i < size; i += 8) {
+    std::uint64_t word = 0;
+    std::memcpy(&word, bytes + i, std::min<std::size_t>(8, size - i));
+    hash = (hash ^ word) * 0x100000001b3;
+    hash ^= hash >> 29;
+  }
+  return std::to_string(hash);
 }
 
 // The extra section that a tensor of the file belongs to, or null.
@@ -282,6 +303,8 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   tensors.push_back({std::string(generator_prefix) + "train", generator});
 
   json j{{"format_version", format_version},
+         {"anneal_version", version},
+         {"weights_only", c.weights_only},
          {"epoch", c.counters.epoch.completed},
          {"global_step", c.counters.global_step},
          {"seed", c.seed},
@@ -300,7 +323,9 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
          {"extra", json::array()},
          {"optimizers", json::array()},
          {"loggers", json::array()},
-         {"callbacks", json::object()}};
+         {"callbacks", json::object()},
+         {"checksums", json::object()}};
+  for (const NamedTensor& entry : tensors) j["checksums"][entry.name] = checksum(entry.tensor);
   for (const Checkpoint::Optimizer& optimizer : c.optimizers) j["optimizers"].push_back(to_json(optimizer));
   for (const auto& [section, entries] : c.extra) j["extra"].push_back(section);
   for (const StateMap& logger : c.loggers) j["loggers"].push_back(to_json(logger));
@@ -321,6 +346,11 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     const json j = json::parse(found->second);
     const int version = j.at("format_version");
     check(version == format_version, "its format version is {}, this library reads {}", version, format_version);
+    const json checksums = j.value("checksums", json::object());
+    for (const NamedTensor& entry : file.tensors)
+      check(!checksums.contains(entry.name) || checksums[entry.name] == checksum(entry.tensor),
+            "the data of {} is not what was written", entry.name);
+    c.weights_only = j.value("weights_only", false);
     c.seed = j.at("seed");
     c.ranks = j.value("ranks", 1);
     c.counters = to_counters(j.at("loops"));

@@ -8,7 +8,7 @@
 //   scaler.<name>                    the loss scale and its counts
 //   <section>.<name>                 what hooks add
 //
-// The rest is JSON in the file's metadata, key "anneal".
+// The rest is JSON in the file's metadata, key "anneal", with a checksum of each tensor's bytes.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +33,7 @@ struct Checkpoint {
     std::string type;
     StateDict state;
     std::vector<kernels::OptimGroup> groups;
-    std::vector<double> base_lr;  ///< what the schedule starts from
+    std::vector<double> base_lr;  ///< what the schedule starts from, of the groups that it moves
     std::int64_t schedule_steps = 0;
     std::int64_t steps = 0;
     std::vector<double> plateau;  ///< best value, bad looks, cooldown, looks, checks at the last look; or empty
@@ -44,6 +44,7 @@ struct Checkpoint {
     StateMap stream = {};  ///< where its pass stood
   };
 
+  bool weights_only = false;  ///< only model, counters, seed, hyper-parameters, user and extra are there
   StateDict model, accumulation, scaler;
   std::vector<Optimizer> optimizers;
   Generator generator;

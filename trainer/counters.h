@@ -22,6 +22,7 @@ struct Counters {
   std::int64_t losses = 0;         // of this rank in the open accumulation window
   double window = 0;               // their weights: 1 each; of ranks, shares of it; or what set_weight said
   bool weighted = false;           // whether set_weight was called in it
+  std::int64_t bad = 0;            // of its losses, those that were not finite and are not among `losses`
   bool stepped = false;            // whether the last batch made an optimizer step
   std::int64_t checks = 0;         // validations within fit
   std::int64_t checked_at = 0;     // total_batches at the last one

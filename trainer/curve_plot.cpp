@@ -36,7 +36,7 @@ std::string CurvePlot::svg() const {
     Curve& curve = curves.emplace_back(Curve{name, std::vector<double>(values.size()), values});
     std::iota(curve.x.begin(), curve.x.end(), 0.0);
   }
-  return "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + curves_svg(curves, "epoch");
+  return curves_file(curves, {"epoch"});
 }
 
 StateMap CurvePlot::state() const {

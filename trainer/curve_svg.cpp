@@ -41,6 +41,8 @@ std::string quantity(std::string name) {
 struct Ticks {
   double first, step;
   int count;
+  // One next to zero is zero.
+  double at(int i) const { return std::abs(first + i * step) < step / 2 ? 0 : first + i * step; }
 };
 Ticks ticks(double low, double high, int parts, double least_step) {
   const double rough = std::max((high - low) / parts, least_step);
@@ -63,38 +65,44 @@ std::string line(double x1, double y1, double x2, double y2, const char* colour,
          "\" stroke=\"" + colour + "\" stroke-width=\"" + std::to_string(width) + "\"/>\n";
 }
 
-std::string panel(const std::string& title, const std::vector<const Curve*>& curves, const std::string& x_label) {
-  double low = std::numeric_limits<double>::infinity(), high = -low, last = 1;
+std::string panel(const std::string& title, const std::vector<const Curve*>& curves, const Axis& axis) {
+  const bool whole = axis.scale == Scale::whole, logarithmic = axis.scale == Scale::logarithmic;
+  const auto scaled = [&](double x) { return logarithmic ? std::log10(x) : x; };
+  double low = std::numeric_limits<double>::infinity(), high = -low;
+  double first = whole ? 0 : low, last = whole ? 1 : high;
   for (const Curve* curve : curves)
     for (std::size_t i = 0; i < curve->y.size(); ++i) {
       if (!std::isfinite(curve->y[i])) continue;
       low = std::min(low, curve->y[i]);
       high = std::max(high, curve->y[i]);
-      last = std::max(last, curve->x[i]);
+      first = std::min(first, scaled(curve->x[i]));
+      last = std::max(last, scaled(curve->x[i]));
     }
   if (!(low <= high)) low = 0, high = 1;
+  if (!(first <= last)) first = 0;
+  if (!(first < last)) last = first + 1;
   const double margin = high > low ? (high - low) * 0.05 : std::max(std::abs(high) * 0.05, 1e-6);
   low -= margin;
   high += margin;
   const double x0 = left, x1 = panel_width - right, y0 = panel_height - bottom, y1 = top;
-  const auto x_of = [&](double x) { return x0 + (x1 - x0) * x / last; };
+  const auto x_of = [&](double x) { return x0 + (x1 - x0) * (x - first) / (last - first); };
   const auto y_of = [&](double value) { return y0 + (y1 - y0) * (value - low) / (high - low); };
 
   std::string s = text((x0 + x1) / 2, 24, "middle", title, " font-size=\"15\" font-weight=\"bold\"");
   const Ticks ys = ticks(low, high, 5, 1e-12);
   for (int i = 0; i < ys.count; ++i) {
-    // A tick next to zero is zero.
-    const double value = std::abs(ys.first + i * ys.step) < ys.step / 2 ? 0 : ys.first + i * ys.step;
+    const double value = ys.at(i);
     s +=
         line(x0, y_of(value), x1, y_of(value), "#e3e3e3") + text(x0 - 6, y_of(value) + 4, "end", number(value, "%.6g"));
   }
-  const Ticks xs = ticks(0, last, last < 1e5 ? 8 : 4, 1);
+  const Ticks xs = ticks(first, last, last < 1e5 ? 8 : 4, axis.scale == Scale::linear ? 1e-12 : 1);
   for (int i = 0; i < xs.count; ++i) {
-    const double x = xs.first + i * xs.step;
-    s += line(x_of(x), y0, x_of(x), y0 + 5, "#444444") + text(x_of(x), y0 + 18, "middle", number(x, "%.0f"));
+    const double x = xs.at(i);
+    const std::string label = logarithmic ? number(std::pow(10, x), "%.0e") : number(x, whole ? "%.0f" : "%.6g");
+    s += line(x_of(x), y0, x_of(x), y0 + 5, "#444444") + text(x_of(x), y0 + 18, "middle", label);
   }
   s += line(x0, y0, x1, y0, "#444444") + line(x0, y0, x0, y1, "#444444");
-  s += text((x0 + x1) / 2, panel_height - 10, "middle", x_label);
+  s += text((x0 + x1) / 2, panel_height - 10, "middle", axis.label);
 
   for (std::size_t c = 0; c < curves.size(); ++c) {
     const std::string colour = colours[c % std::size(colours)];
@@ -106,7 +114,7 @@ std::string panel(const std::string& title, const std::vector<const Curve*>& cur
         connected = false;
         continue;
       }
-      const std::string x = number(x_of(curve.x[i])), y = number(y_of(curve.y[i]));
+      const std::string x = number(x_of(scaled(curve.x[i]))), y = number(y_of(curve.y[i]));
       path += (connected ? " L" : " M") + x + "," + y;
       if (curve.y.size() <= 40)
         dots += "<circle cx=\"" + x + "\" cy=\"" + y + "\" r=\"2.5\" fill=\"" + colour + "\"/>\n";
@@ -135,9 +143,9 @@ std::string panel(const std::string& title, const std::vector<const Curve*>& cur
 
 }  // namespace
 
-std::string curves_svg(const std::vector<Curve>& curves, const std::string& x_label) {
+std::string curves_svg(const std::vector<Curve>& curves, const Axis& x_axis) {
   std::map<std::string, std::vector<const Curve*>> panels;
-  for (const Curve& curve : curves) panels[quantity(curve.name)].push_back(&curve);
+  for (const Curve& curve : curves) panels[curve.panel.empty() ? quantity(curve.name) : curve.panel].push_back(&curve);
   const std::size_t columns = std::max<std::size_t>(1, std::min<std::size_t>(2, panels.size()));
   const std::size_t rows = std::max<std::size_t>(1, (panels.size() + columns - 1) / columns);
   const std::string width = number(panel_width * static_cast<double>(columns), "%.0f");
@@ -149,11 +157,15 @@ std::string curves_svg(const std::vector<Curve>& curves, const std::string& x_la
   std::size_t i = 0;
   for (const auto& [title, its_curves] : panels) {
     s += "<g transform=\"translate(" + number(panel_width * static_cast<double>(i % columns), "%.0f") + "," +
-         number(panel_height * static_cast<double>(i / columns), "%.0f") + ")\">\n" +
-         panel(title, its_curves, x_label) + "</g>\n";
+         number(panel_height * static_cast<double>(i / columns), "%.0f") + ")\">\n" + panel(title, its_curves, x_axis) +
+         "</g>\n";
     ++i;
   }
   return s + "</svg>\n";
+}
+
+std::string curves_file(const std::vector<Curve>& curves, const Axis& x_axis) {
+  return "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n" + curves_svg(curves, x_axis);
 }
 
 }  // namespace v0

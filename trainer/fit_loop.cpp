@@ -1,9 +1,12 @@
 #include "anneal/trainer/fit_loop.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/run_loaders.h"
+#include "anneal/trainer/snapshot.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -30,16 +33,22 @@ StopReason FitLoop::run() {
   if (!s_.module->training())
     s_.console.warn("the module is in eval mode and is trained so; call module.train() before fit");
   s_.call(HookPoint::on_train_start, &C::on_train_start, &M::on_train_start);
-  check_time_ = s_.now();
-  s_.agree_on_stop();
+  begin_check_interval();
+  s_.agree_on_end();
   std::optional<StopReason> reason;
-  while (!(reason = done())) run_epoch();
-  s_.call(HookPoint::on_train_end, &C::on_train_end, &M::on_train_end);
+  while (!(reason = done())) {
+    run_epoch();
+    if (rolls_back_) roll_back();
+  }
+  if (*reason == StopReason::signal) s_.call(HookPoint::on_signal, &C::on_signal, &M::on_signal, s_.signal);
+  else s_.call(HookPoint::on_train_end, &C::on_train_end, &M::on_train_end);
   return *reason;
 }
 
 std::optional<StopReason> FitLoop::done() const {
   if (s_.train_batches == 0 || (c_.epoch.completed > 0 && c_.epoch_batches == 0)) return StopReason::no_data;
+  if (s_.signal != 0) return StopReason::signal;
+  if (s_.ends_on_bad_number) return StopReason::bad_number;
   if (*s_.options.max_epochs >= 0 && c_.epoch.completed >= *s_.options.max_epochs) return StopReason::max_epochs;
   if (steps_are_done()) return StopReason::max_steps;
   if (stop_is_due()) return StopReason::stopped;
@@ -47,6 +56,7 @@ std::optional<StopReason> FitLoop::done() const {
 }
 
 bool FitLoop::stop_is_due() const {
+  if (s_.ends_on_bad_number) return true;
   return s_.should_stop() && c_.epoch.completed >= *s_.options.min_epochs && c_.global_step >= *s_.options.min_steps;
 }
 
@@ -56,17 +66,28 @@ bool FitLoop::window_is_complete() const {
 }
 
 bool FitLoop::check_is_due() const {
-  const std::int64_t done = c_.batch.completed;
+  const std::int64_t done = c_.batch.processed;
   if (s_.val.total() == 0 || done == 0 || c_.checked_at == c_.total_batches) return false;
   const auto every_epoch = s_.options.check_val_every_n_epoch;
   const CheckInterval& interval = s_.options.val_check_interval;
   if (every_epoch && (c_.epoch.completed + 1) % *every_epoch != 0) return false;
   if (stop_is_due() && window_is_complete()) return true;
-  if (interval.time()) return s_.any_rank(s_.now() - check_time_ >= interval.time()->seconds());
+  if (interval.time()) return time_is_up_;
   if (!every_epoch && interval.is_count()) return c_.total_batches % static_cast<std::int64_t>(interval.value()) == 0;
   const std::int64_t batches = interval.is_count() ? static_cast<std::int64_t>(interval.value())
                                                    : std::max<std::int64_t>(1, interval.of(c_.epoch_batches));
   return done % batches == 0;
+}
+
+void FitLoop::begin_check_interval() {
+  check_time_ = s_.now();
+  time_is_up_ = false;
+}
+
+// Once a batch, as all ranks look together.
+void FitLoop::look_at_clock() {
+  if (const auto time = s_.options.val_check_interval.time(); time && s_.val.total() > 0)
+    time_is_up_ = s_.any_rank(s_.now() - check_time_ >= time->seconds());
 }
 
 void FitLoop::run_epoch() {
@@ -88,16 +109,18 @@ void FitLoop::run_epoch() {
   const auto cut = [&] {
     return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0);
   };
-  while (c_.batch.processed < c_.epoch_batches && !cut() && next_batch()) {
+  const auto breaks_off = [&] { return s_.signal != 0 || rolls_back_; };
+  while (c_.batch.processed < c_.epoch_batches && !cut() && !breaks_off() && next_batch()) {
     try {
       if (!run_batch(**s_.batches, s_.batches->samples())) break;
     } catch (const AnomalyError& error) {
       throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
     }
   }
+  if (!breaks_off()) s_.stream.clear();
+  else if (s_.batches) s_.stream = s_.batches->state(c_.batch.processed);
   s_.batches.reset();
-  s_.stream.clear();
-  end_epoch();
+  if (!breaks_off()) end_epoch();
 }
 
 // Whether the epoch has another batch, on which the pass then stands.
@@ -126,7 +149,7 @@ void FitLoop::end_epoch() {
   s_.call_module(HookPoint::on_train_epoch_end, &M::on_train_epoch_end);
   s_.log.publish_epoch(Loop::train);
   call_callbacks(true);
-  s_.agree_on_stop();
+  s_.agree_on_end();
   finish_epoch();
 }
 
@@ -142,9 +165,10 @@ void FitLoop::finish_epoch() {
 // Whether the epoch goes on.
 bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   // A rank whose share of the last batch is empty takes part in the sums, and in nothing else.
-  const double share = s_.batch_share = s_.weight_of(batch);
+  const bool dropped = dropped_.contains({c_.epoch.completed, c_.batch.ready});
+  const double share = s_.batch_share = dropped ? 0 : s_.weight_of(batch);
   if (share > 0) s_.transfer(batch);
-  else if (!s_.world) s_.console.warn("the train loader gave an empty batch; it is skipped");
+  else if (!s_.world && !dropped) s_.console.warn("the train loader gave an empty batch; it is skipped");
   StepContext context(s_.trainer, c_.batch.ready++, 0, samples);
   s_.seed_batch();
   if (share > 0) {
@@ -154,7 +178,7 @@ bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   if (context.skips_epoch()) {
     --c_.batch.ready;
     c_.stepped = false;
-    if (c_.losses > 0) end_window();
+    if (c_.losses + c_.bad > 0) end_window();
     write_step_row();
     step_schedules(Interval::epoch, c_.epoch.completed + 1);
     return false;
@@ -175,6 +199,8 @@ bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   ++c_.batch.processed;
   ++c_.total_batches;
   if (c_.batch.processed == c_.epoch_batches) step_schedules(Interval::epoch, c_.epoch.completed + 1);
+  look_at_clock();
+  s_.check_follows = check_is_due();
   if (share > 0)
     s_.call(HookPoint::on_train_batch_end, &C::on_train_batch_end, &M::on_train_batch_end, loss, batch, context);
   finish_batch();
@@ -197,6 +223,10 @@ Tensor FitLoop::automatic_step(const Batch& batch, StepContext& context, double 
   check(c_.losses == 0 || weighted == c_.weighted,
         "set_weight: expected in all steps of an accumulation window or in none, got both in the window of batch {}",
         context.batch_idx());
+  if (s_.options.on_bad_number != "ignore" && !std::isfinite(loss.item())) {
+    ++c_.bad;
+    return loss;
+  }
   if (c_.losses == 0) zero_grad();
   if (window_is_complete()) prepare_reducer();
   s_.backward(loss, weighted ? 1 : share);
@@ -212,6 +242,7 @@ void FitLoop::finish_batch() {
   if (window_is_complete()) write_step_row();
   if (check_is_due()) run_check();
   if (c_.stepped) look_at_plateaus(Interval::step, c_.global_step);
+  if (!s_.world) s_.agree_on_end();  // ranks do so when a window ends
 }
 
 // Of the window that ends, if a row is due.
@@ -225,8 +256,8 @@ void FitLoop::write_step_row() {
 void FitLoop::run_check() {
   if (window_is_complete()) s_.call_module(HookPoint::on_validation_model_zero_grad, &M::on_validation_model_zero_grad);
   evaluate(s_, Loop::validation, Purpose::check, s_.val);
-  check_time_ = s_.now();
-  s_.agree_on_stop();
+  begin_check_interval();
+  s_.agree_on_end();
 }
 
 void FitLoop::zero_grad() {
@@ -247,22 +278,32 @@ void FitLoop::prepare_reducer() {
 void FitLoop::end_window() {
   if (s_.reducer() && c_.losses == 0) s_.optimizers[0].optimizer().zero_grad();  // those of the window before
   prepare_reducer();
-  if (reduce()) step();
+  const bool has_loss = reduce();
+  if (c_.bad > 0) drop_window("a loss is not finite");
+  else if (has_loss) step();
   prepared_ = false;
-  c_.losses = 0;
+  c_.losses = c_.bad = 0;
   c_.window = 0;
 }
 
-// Whether the window has a loss, on any rank; its gradients and its weight are then sums over all ranks.
+// Whether the window has a loss, on any rank; its gradients, its weight and its bad losses are then sums over all
+// ranks.
 bool FitLoop::reduce() {
   if (dist::Reducer* reducer = s_.reducer()) {
-    double tail[] = {c_.weighted ? 0 : c_.window, c_.weighted ? c_.window : 0, s_.stop_requested ? 1.0 : 0.0};
+    const auto [stop, interrupt, terminate] = s_.end_requests();
+    double tail[] = {stop,
+                     interrupt,
+                     terminate,
+                     c_.weighted ? 0 : c_.window,
+                     c_.weighted ? c_.window : 0,
+                     static_cast<double>(c_.bad)};
     reducer->finish(tail);
-    check(tail[0] == 0 || tail[1] == 0, "set_weight: expected on all ranks or on none, got both");
-    c_.window = tail[0] + tail[1];
-    if (tail[2] > 0) s_.set_stop_agreed();
+    s_.take_end_requests(std::span(tail).first<3>());
+    check(tail[3] == 0 || tail[4] == 0, "set_weight: expected on all ranks or on none, got both");
+    c_.window = tail[3] + tail[4];
+    c_.bad = static_cast<std::int64_t>(tail[5]);
   } else {
-    s_.agree_on_stop();
+    s_.agree_on_end();
   }
   return c_.window > 0;
 }
@@ -271,19 +312,59 @@ void FitLoop::step() {
   if (s_.optimizers.empty()) return;
   optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   const TrainerOptions& o = s_.options;
-  optimizer.defer({.average = 1 / c_.window, .scaler = s_.scaler ? &*s_.scaler : nullptr});
+  optim::GradScaler* const scaler = s_.scaler                                 ? &*s_.scaler
+                                    : s_.guard && o.on_bad_number != "ignore" ? &*s_.guard
+                                                                              : nullptr;
+  optimizer.defer({.average = 1 / c_.window, .scaler = scaler});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
   s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,
                  o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
+  // A norm is worked out where something needs it, such as a limit that it does not reach.
+  if (const optim::StepOptions step = optimizer.deferred(); o.log_grad_norm && step.clip_norm == 0)
+    optimizer.defer_clipping(std::numeric_limits<double>::infinity(), step.clip_value);
   s_.call_module(HookPoint::optimizer_step, &M::optimizer_step, optimizer);
-  if (s_.scaler && s_.scaler->found_inf()) return s_.count_skipped_step();
+  if (scaler && scaler->found_inf())
+    return s_.scaler ? s_.count_skipped_step() : drop_window("gradients are not finite");
+  if (o.log_grad_norm) {
+    const TrainerState::At at(s_, HookPoint::optimizer_step);
+    s_.log.log("grad_norm", optimizer.grad_norm(), {});
+  }
   ++s_.optimizers[0].steps;
   count_step();
   step_schedules(Interval::step, c_.global_step);
 }
 
+// What on_bad_number says, of a window that is to have no step.
+void FitLoop::drop_window(const char* why) {
+  const std::string& policy = s_.options.on_bad_number;
+  const std::string text =
+      format("{}, in the window that ends with batch {} of epoch {}", why, s_.trainer.batch_idx(), c_.epoch.completed);
+  ++s_.bad_windows;
+  if (policy == "stop") {
+    s_.ends_on_bad_number = true;
+    s_.message = text;
+    return s_.console.print("training ends: " + text);
+  }
+  check(++s_.bad_in_a_row <= 10, "on_bad_number: more than 10 windows in a row were dropped; {}", text);
+  s_.console.print(text + (policy == "skip" ? "; it is dropped" : "; training goes back to the newest checkpoint"));
+  if (policy == "skip") return;
+  for (std::int64_t batch = (c_.batch.ready - 1) / c_.accumulate * c_.accumulate; batch < c_.batch.ready; ++batch)
+    dropped_.insert({c_.epoch.completed, batch});
+  rolls_back_ = true;
+}
+
+void FitLoop::roll_back() {
+  rolls_back_ = false;
+  restore_newest(s_);
+  check(returns_.insert(c_.total_batches).second,
+        "on_bad_number: training came back to {} already, and numbers are bad again after it",
+        s_.resumed_from.string());
+  if (c_.epoch.processed > c_.epoch.completed) finish_epoch();
+}
+
 void FitLoop::count_step() {
   s_.skips_in_a_row = 0;
+  s_.bad_in_a_row = 0;
   ++c_.global_step;
   c_.stepped = true;
 }
@@ -299,36 +380,7 @@ void FitLoop::end_manual_step(bool counted) {
         "manual optimization: ten batches without a step of an optimizer; where weights change by other means, "
         "count_step says so");
   s_.manual_step = s_.manual_skip = false;
-  s_.agree_on_stop();
-}
-
-void FitLoop::step_schedules(Interval interval, std::int64_t count) {
-  if (!s_.automatic) return;
-  for (ActiveOptimizer& active : s_.optimizers)
-    if (optim::LRScheduler* scheduler = active.scheduler();
-        scheduler && active.entry().interval == interval && count % active.entry().frequency == 0)
-      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_scheduler_step, *scheduler);
-}
-
-// A metric of validation is looked at once after each check, any other whenever it is time.
-void FitLoop::look_at_plateaus(Interval interval, std::int64_t count) {
-  if (!s_.automatic) return;
-  for (ActiveOptimizer& active : s_.optimizers) {
-    const OptimizerEntry& entry = active.entry();
-    if (!active.plateau() || entry.interval != interval || count % entry.frequency != 0) continue;
-    const bool checked = c_.checks > active.checks_at_look;
-    const Loop loop = s_.log.loop_of(entry.monitor);
-    if (!checked && (loop == Loop::validation || (loop == Loop::none && s_.val.total() > 0))) continue;
-    active.checks_at_look = c_.checks;
-    if (const double* metric = s_.log.callback_metrics().find(entry.monitor)) {
-      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_plateau_step, *active.plateau(), *metric);
-      continue;
-    }
-    const std::string problem = format("monitor: the plateau waits for {}, but the metrics are {}", entry.monitor,
-                                       s_.log.callback_metrics().names());
-    check<ConfigError>(!entry.strict, "{}", problem);
-    s_.console.warn(problem);
-  }
+  s_.agree_on_end();
 }
 
 }  // namespace v0

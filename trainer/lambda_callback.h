@@ -18,6 +18,7 @@ struct LambdaHooks {
   Hook<Stage> setup = {};
   Hook<Stage> teardown = {};
   Hook<const std::exception_ptr&> on_exception = {};
+  Hook<int> on_signal = {};
   Hook<> on_fit_start = {};
   Hook<> on_fit_end = {};
   Hook<> on_sanity_check_start = {};
@@ -64,6 +65,7 @@ class LambdaCallback final : public Callback {
   void on_exception(Trainer& t, TrainingModule& m, const std::exception_ptr& error) override {
     call(hooks_.on_exception, t, m, error);
   }
+  void on_signal(Trainer& t, TrainingModule& m, int signal) override { call(hooks_.on_signal, t, m, signal); }
   void on_fit_start(Trainer& t, TrainingModule& m) override { call(hooks_.on_fit_start, t, m); }
   void on_fit_end(Trainer& t, TrainingModule& m) override { call(hooks_.on_fit_end, t, m); }
   void on_sanity_check_start(Trainer& t, TrainingModule& m) override { call(hooks_.on_sanity_check_start, t, m); }

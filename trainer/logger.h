@@ -33,7 +33,9 @@ class Logger {
   virtual void log_image(std::string_view /*name*/, const Tensor& /*image*/, std::int64_t /*step*/) {}
   /// Rows that were held back are written.
   virtual void save() {}
-  /// The end of a run: "success" or "failed".
+  /// A ModelCheckpoint has written that file.
+  virtual void after_save_checkpoint(const std::filesystem::path&) {}
+  /// The end of a run: "success", "interrupted" (by a signal) or "failed".
   virtual void finalize(std::string_view /*status*/) { save(); }
   /// The folder of this run; other files of the run go there too.
   virtual std::filesystem::path log_dir() const = 0;

@@ -64,26 +64,66 @@ void MetricLog::begin_batch(const Batch& batch, std::optional<std::int64_t> data
   }
 }
 
-void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
-  if (muted_) return;
-  if (!dataloader_idx_ || !options.add_dataloader_idx) return log_as(name, value, options);
-  check(name.find("/dataloader_idx_") == std::string_view::npos,
-        "log: {}: expected a name without /dataloader_idx_, which is added; or set add_dataloader_idx to false", name);
-  log_as(format("{}/dataloader_idx_{}", name, *dataloader_idx_), value, options);
+void MetricLog::Entry::forget_sums() {
+  sums.clear();
+  sums_of_all_ranks.clear();
+  if (object) object->reset();
 }
 
-void MetricLog::log_as(std::string_view name, double value, const LogOptions& options) {
+std::vector<double> MetricLog::Entry::sums_now() const {
+  if (!object) return sums;
+  const std::span<const double> now = object->sums();
+  return object->updated() ? std::vector(now.begin(), now.end()) : std::vector<double>();
+}
+
+double MetricLog::Entry::epoch_value() const {
+  if (object) return sums_of_all_ranks.empty() ? object->compute() : object->compute(sums_of_all_ranks);
+  return (of_all_ranks.count > 0 ? of_all_ranks : epoch).value(reduce);
+}
+
+template <class F>
+void MetricLog::with_loader(std::string_view name, const LogOptions& options, const F& f) {
+  if (muted_) return;
+  if (!dataloader_idx_ || !options.add_dataloader_idx) return f(name);
+  check(name.find("/dataloader_idx_") == std::string_view::npos,
+        "log: {}: expected a name without /dataloader_idx_, which is added; or set add_dataloader_idx to false", name);
+  f(format("{}/dataloader_idx_{}", name, *dataloader_idx_));
+}
+
+void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
+  with_loader(name, options, [&](std::string_view full_name) { log_as(full_name, value, options); });
+}
+
+void MetricLog::log(std::string_view name, Metric& metric, const LogOptions& options) {
+  with_loader(name, options, [&](std::string_view full_name) {
+    if (!metric.updated()) return warn_(format("log: {}: its update was not called; there is no value", full_name));
+    Entry& entry = log_as(full_name, metric.batch_value(), options, &metric);
+    if (entry.object == &metric) return;
+    for (const Entry& other : metrics_)
+      check(other.object != &metric, "log: {}: that Metric is logged as {} already", full_name, other.name);
+    check(!entry.object, "log: {}: another Metric is logged under that name", full_name);
+    entry.object = &metric;
+    if (entry.sums.empty()) return;
+    std::vector<double> all = std::exchange(entry.sums, {});
+    check(all.size() == metric.sums().size(), "log: {}: the checkpoint has {} sums of it, the Metric has {}", full_name,
+          all.size(), metric.sums().size());
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] += metric.sums()[i];
+    metric.set_sums(all);
+  });
+}
+
+MetricLog::Entry& MetricLog::log_as(std::string_view name, double value, const LogOptions& options, Metric* object) {
   const HookInfo& hook = info(point_);
   check(hook.level != LogLevel::nowhere, "log: {} cannot be logged in {}", name, hook.name);
   const bool on_step = options.on_step.value_or(hook.level == LogLevel::step);
   const bool on_epoch = options.on_epoch.value_or(hook.level != LogLevel::step);
   check(on_step || on_epoch, "log: {}: on_step and on_epoch are both false", name);
   check(!on_step || hook.level != LogLevel::only_epoch, "log: {}: on_step is not possible in {}", name, hook.name);
-  Metric& metric = find_or_add(name, options, parse_reduce(name, options.reduce), on_step, on_epoch);
+  Entry& metric = find_or_add(name, options, parse_reduce(name, options.reduce), on_step, on_epoch);
 
   std::int64_t weight = 1;
   if (options.batch_size) weight = *options.batch_size;
-  else if (has_batch_) {
+  else if (has_batch_ && !object) {
     check(batch_size_ > 0 || metric.reduce != Reduce::mean,
           "log: {}: the batch has no tensor to weight it by; set batch_size", name);
     weight = batch_size_;
@@ -97,14 +137,15 @@ void MetricLog::log_as(std::string_view name, double value, const LogOptions& op
     metric.loaders[loader] = true;
   }
   if (on_epoch) metric.epoch.add(metric.reduce, value, metric.step_weight);
+  return metric;
 }
 
-MetricLog::Metric& MetricLog::find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step,
-                                          bool on_epoch) {
+MetricLog::Entry& MetricLog::find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step,
+                                         bool on_epoch) {
   const std::size_t n = metrics_.size();
   for (std::size_t i = 0; i < n; ++i) {
     const std::size_t at = cursor_ + i < n ? cursor_ + i : cursor_ + i - n;
-    Metric& metric = metrics_[at];
+    Entry& metric = metrics_[at];
     if (metric.hook != point_ || metric.name != name) continue;
     check(metric.prog_bar == options.prog_bar && metric.logger == options.logger && metric.on_step == on_step &&
               metric.on_epoch == on_epoch && metric.sync_dist == options.sync_dist && metric.reduce == reduce,
@@ -125,19 +166,20 @@ MetricLog::Metric& MetricLog::find_or_add(std::string_view name, const LogOption
               0,
               1,
               {},
+              {},
               {}});
 }
 
-MetricLog::Metric& MetricLog::add(Saved metric) {
+MetricLog::Entry& MetricLog::add(Saved metric) {
   const bool both = metric.on_step && metric.on_epoch;
   std::string step_name = metric.name + (both ? "_step" : "");
   std::string epoch_name = metric.name + (both ? "_epoch" : "");
-  return metrics_.emplace_back(Metric{std::move(metric), std::move(step_name), std::move(epoch_name)});
+  return metrics_.emplace_back(Entry{std::move(metric), std::move(step_name), std::move(epoch_name)});
 }
 
 void MetricLog::end_train_batch() {
   has_batch_ = false;
-  for (Metric& m : metrics_) {
+  for (Entry& m : metrics_) {
     if (!m.fresh || info(m.hook).level != LogLevel::step) continue;
     m.fresh = false;
     if (!m.on_step) continue;
@@ -155,17 +197,24 @@ void MetricLog::end_evaluation_batch() {
 }
 
 void MetricLog::end_window() {
-  for (Metric& m : metrics_) m.window = {};
+  for (Entry& m : metrics_) m.window = {};
 }
 
 void MetricLog::exchange(Loop loop) {
   std::ostringstream mine;
   mine << std::hexfloat;
-  for (const Metric& m : metrics_)
-    if (m.sync_dist && m.epoch.count > 0 && info(m.hook).loop == loop)
+  for (const Entry& m : metrics_)
+    if (m.sync_dist && m.epoch.count > 0 && info(m.hook).loop == loop) {
       mine << m.epoch_name << '\n'
-           << m.epoch.total << ' ' << m.epoch.weight << ' ' << m.epoch.last << ' ' << m.epoch.count << '\n';
-  for (Metric& m : metrics_) m.of_all_ranks = {};
+           << m.epoch.total << ' ' << m.epoch.weight << ' ' << m.epoch.last << ' ' << m.epoch.count;
+      if (m.object)
+        for (const double sum : m.object->sums()) mine << ' ' << sum;
+      mine << '\n';
+    }
+  for (Entry& m : metrics_) {
+    m.of_all_ranks = {};
+    m.sums_of_all_ranks.clear();
+  }
   for (const std::string& theirs : exchange_(mine.str())) {
     std::istringstream lines(theirs);
     for (std::string name, numbers; std::getline(lines, name) && std::getline(lines, numbers);) {
@@ -173,17 +222,23 @@ void MetricLog::exchange(Loop loop) {
       char* at = numbers.data();
       for (double* part : {&r.total, &r.weight, &r.last}) *part = std::strtod(at, &at);
       r.count = std::strtoll(at, &at, 10);
-      for (Metric& m : metrics_)
-        if (m.sync_dist && m.epoch_name == name && info(m.hook).loop == loop) m.of_all_ranks.merge(m.reduce, r);
+      std::vector<double> sums;
+      while (*at == ' ') sums.push_back(std::strtod(at, &at));
+      for (Entry& m : metrics_) {
+        if (!m.sync_dist || m.epoch_name != name || info(m.hook).loop != loop) continue;
+        m.of_all_ranks.merge(m.reduce, r);
+        m.sums_of_all_ranks.resize(sums.size());
+        for (std::size_t i = 0; i < sums.size(); ++i) m.sums_of_all_ranks[i] += sums[i];
+      }
     }
   }
 }
 
 void MetricLog::publish_epoch(Loop loop) {
   if (exchange_) exchange(loop);
-  for (Metric& m : metrics_) {
+  for (Entry& m : metrics_) {
     if (info(m.hook).loop != loop || m.epoch.count == 0) continue;
-    const double value = m.shown().value(m.reduce);
+    const double value = m.epoch_value();
     if (m.on_step) callback_.set(m.name, value, m.hints[0]);
     callback_.set(m.epoch_name, value, m.hints[4]);
     if (m.logger) logged_.set(m.epoch_name, value, m.hints[2]);
@@ -192,18 +247,20 @@ void MetricLog::publish_epoch(Loop loop) {
 }
 
 void MetricLog::end_epoch(Loop loop) {
-  for (Metric& m : metrics_)
+  for (Entry& m : metrics_)
     if (info(m.hook).loop == loop) {
       m.epoch = m.of_all_ranks = {};
       m.fresh = false;
       m.loaders.clear();
+      m.forget_sums();
     }
 }
 
 void MetricLog::clear() {
-  for (Metric& m : metrics_) {
+  for (Entry& m : metrics_) {
     m.window = m.epoch = {};
     m.fresh = false;
+    m.forget_sums();
   }
   callback_.clear();
   logged_.clear();
@@ -212,40 +269,54 @@ void MetricLog::clear() {
 
 MetricMap MetricLog::step_row() const {
   MetricMap row;
-  for (const Metric& m : metrics_)
+  for (const Entry& m : metrics_)
     if (m.logger && m.window.count > 0) row.set(m.step_name, m.window.value(m.reduce));
   return row;
 }
 
 MetricMap MetricLog::evaluation_step_row(Loop loop) const {
   MetricMap row;
-  for (const Metric& m : metrics_)
+  for (const Entry& m : metrics_)
     if (m.logger && m.on_step && m.fresh && info(m.hook).loop == loop) row.set(m.step_name, m.step_value);
   return row;
 }
 
 MetricMap MetricLog::epoch_values(Loop loop, bool for_logger, std::optional<std::int64_t> dataloader_idx) const {
-  const auto belongs = [&](const Metric& m) {
+  const auto belongs = [&](const Entry& m) {
     if (!dataloader_idx || m.loaders.empty()) return true;
     const auto loader = static_cast<std::size_t>(*dataloader_idx);
     return loader < m.loaders.size() && m.loaders[loader];
   };
   MetricMap row;
-  for (const Metric& m : metrics_)
+  for (const Entry& m : metrics_)
     if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop && belongs(m))
-      row.set(m.epoch_name, m.shown().value(m.reduce));
+      row.set(m.epoch_name, m.epoch_value());
   return row;
 }
 
 Loop MetricLog::loop_of(std::string_view epoch_name) const {
-  for (const Metric& m : metrics_)
+  for (const Entry& m : metrics_)
     if (m.on_epoch && m.epoch_name == epoch_name) return info(m.hook).loop;
   return Loop::none;
 }
 
-MetricLog::State MetricLog::state() const { return {{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_}; }
+void MetricLog::release() {
+  for (Entry& m : metrics_) {
+    if (!m.object) continue;
+    m.sums = m.sums_now();
+    m.object->reset();
+    m.object = nullptr;
+  }
+}
+
+MetricLog::State MetricLog::state() const {
+  State state{{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_};
+  for (std::size_t i = 0; i < metrics_.size(); ++i) state.metrics[i].sums = metrics_[i].sums_now();
+  return state;
+}
 
 void MetricLog::load_state(const State& state) {
+  release();
   metrics_.clear();
   for (const Saved& metric : state.metrics) add(metric);
   callback_ = state.callback;

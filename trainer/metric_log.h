@@ -12,6 +12,7 @@
 
 #include "anneal/data/batch.h"
 #include "anneal/trainer/hook_point.h"
+#include "anneal/trainer/metric.h"
 #include "anneal/trainer/metric_map.h"
 #include "anneal/trainer/step_context.h"
 
@@ -63,6 +64,8 @@ class MetricLog {
   void begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
   /// Throws Error where nothing can be logged, or when the options make no sense or changed.
   void log(std::string_view name, double value, const LogOptions& options);
+  /// The same for an object, which is read at the epoch's end and set to zero then.
+  void log(std::string_view name, Metric& metric, const LogOptions& options);
 
   /// Step values of the batch that ends: into the maps, and into their window.
   void end_train_batch();
@@ -74,6 +77,8 @@ class MetricLog {
   void end_epoch(Loop loop);
   /// Forgets everything but which metrics there are.
   void clear();
+  /// Lets go of objects, whose sums it keeps.
+  void release();
 
   /// What loggers get: the window's values, the evaluation batch's, and the epoch's.
   MetricMap step_row() const;
@@ -99,6 +104,7 @@ class MetricLog {
     bool fresh;
     double step_value, step_weight;
     Reduction window, epoch;
+    std::vector<double> sums;  ///< of an object, or to be added to those of one that is not known yet
   };
   struct State {
     std::vector<Saved> metrics;
@@ -108,22 +114,28 @@ class MetricLog {
   void load_state(const State& state);
 
  private:
-  struct Metric : Saved {
+  struct Entry : Saved {
     std::string step_name, epoch_name;
     std::array<std::size_t, 6> hints{};
+    Metric* object = nullptr;
     Reduction of_all_ranks{};
+    std::vector<double> sums_of_all_ranks{};
     std::vector<bool> loaders{};  // that logged it; none: it was not for a batch
-    const Reduction& shown() const { return of_all_ranks.count > 0 ? of_all_ranks : epoch; }
+    double epoch_value() const;
+    std::vector<double> sums_now() const;
+    void forget_sums();
   };
   void exchange(Loop loop);
-  void log_as(std::string_view name, double value, const LogOptions& options);
-  Metric& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
-  Metric& add(Saved metric);
+  template <class F>
+  void with_loader(std::string_view name, const LogOptions& options, const F& f);
+  Entry& log_as(std::string_view name, double value, const LogOptions& options, Metric* object = nullptr);
+  Entry& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
+  Entry& add(Saved metric);
 
   std::function<void(const std::string&)> warn_;
   std::function<std::vector<std::string>(const std::string&)> exchange_;
-  std::vector<Metric> metrics_;  // in the order of their first logging
-  std::size_t cursor_ = 0;       // where the next one is expected
+  std::vector<Entry> metrics_;  // in the order of their first logging
+  std::size_t cursor_ = 0;      // where the next one is expected
   HookPoint point_ = HookPoint::none;
   bool muted_ = false;
   bool has_batch_ = false;

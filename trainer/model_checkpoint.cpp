@@ -1,12 +1,13 @@
 #include "anneal/trainer/model_checkpoint.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
-#include <cstdio>
 #include <limits>
 #include <tuple>
 
+#include "anneal/core/file.h"
+#include "anneal/trainer/checkpoint.h"
+#include "anneal/trainer/checkpoint_name.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/trainer.h"
 
@@ -18,26 +19,6 @@ namespace fs = std::filesystem;
 constexpr const char* extension = ".safetensors";
 constexpr double none = std::numeric_limits<double>::quiet_NaN();
 
-// 1.0, 0.25: the shortest that reads back equal.
-std::string text_of(double value) {
-  char text[32];
-  std::string s(text, std::to_chars(std::begin(text), std::end(text), value).ptr);
-  return s.find_first_of(".einf") == std::string::npos ? s + ".0" : s;
-}
-
-// By a format such as "02d" or ".3f".
-std::string text_of(double value, const std::string& key, const std::string& spec) {
-  const std::size_t digits = spec.find_first_not_of("0123456789.");
-  const bool good = digits != std::string::npos && digits + 1 == spec.size() &&
-                    std::string("dfeg").find(spec.back()) != std::string::npos && spec.size() <= 6;
-  check<ConfigError>(good, "filename: {}: the format is \"{}\"; expected one like d, 02d, .2f, .3e", key, spec);
-  char text[400];
-  if (spec.back() == 'd')
-    std::snprintf(text, sizeof text, ("%" + spec.substr(0, digits) + "lld").c_str(), static_cast<long long>(value));
-  else std::snprintf(text, sizeof text, ("%" + spec).c_str(), value);
-  return text;
-}
-
 bool is_last_file(const fs::path& path) {
   const std::string stem = path.stem().string();
   return path.extension() == extension && (stem == "last" || stem.starts_with("last-v"));
@@ -46,7 +27,17 @@ bool is_last_file(const fs::path& path) {
 void add_last_files(const fs::path& folder, std::vector<fs::path>& files) {
   std::error_code missing;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, missing))
-    if (is_last_file(entry.path())) files.push_back(entry.path());
+    if (is_last_file(entry.path()) && fs::exists(entry.path())) files.push_back(entry.path());
+}
+
+// Makes `link` a symbolic link to a file beside it, in one step; whether that was possible.
+bool point_to(const fs::path& link, const fs::path& file) {
+  const fs::path made = link.parent_path() / ("." + link.filename().string() + ".link");
+  std::error_code failed;
+  fs::remove(made, failed);
+  fs::create_symlink(file.filename(), made, failed);
+  if (!failed) fs::rename(made, link, failed);
+  return !failed;
 }
 
 std::vector<std::string> texts(const std::vector<ModelCheckpoint::Kept>& kept) {
@@ -57,13 +48,23 @@ std::vector<std::string> texts(const std::vector<ModelCheckpoint::Kept>& kept) {
 
 }  // namespace
 
-ModelCheckpoint::ModelCheckpoint(ModelCheckpointOptions options) : options_(std::move(options)), best_score_(none) {
+SaveLast::SaveLast(const char* text) : on_(true), links_(true) {
+  check<ConfigError>(std::string_view(text) == "link", "save_last: expected true, false or \"link\", got \"{}\"", text);
+}
+
+ModelCheckpoint::ModelCheckpoint(ModelCheckpointOptions options)
+    : options_(std::move(options)), best_score_(none), current_score_(none) {
   const auto& o = options_;
   check<ConfigError>(o.save_top_k >= -1, "save_top_k: expected at least -1, got {}", o.save_top_k);
   check<ConfigError>(!o.monitor.empty() || o.save_top_k <= 1,
                      "save_top_k: expected -1, 0 or 1 without a monitor, got {}", o.save_top_k);
   check<ConfigError>(o.mode == "min" || o.mode == "max", "mode: expected \"min\" or \"max\", got \"{}\"", o.mode);
-  check<ConfigError>(o.every_n_epochs >= 0, "every_n_epochs: expected at least 0, got {}", o.every_n_epochs);
+  const std::int64_t epochs = o.every_n_epochs.value_or(0), steps = o.every_n_train_steps;
+  check<ConfigError>(epochs >= 0, "every_n_epochs: expected at least 0, got {}", epochs);
+  check<ConfigError>(steps >= 0, "every_n_train_steps: expected at least 0, got {}", steps);
+  check<ConfigError>((epochs > 0) + (steps > 0) + o.train_time_interval.has_value() <= 1,
+                     "every_n_train_steps, every_n_epochs, train_time_interval: expected at most one of them");
+  every_n_epochs_ = o.every_n_epochs.value_or(steps > 0 || o.train_time_interval ? 0 : 1);
 }
 
 fs::path ModelCheckpoint::folder(const Trainer& trainer) const {
@@ -71,17 +72,20 @@ fs::path ModelCheckpoint::folder(const Trainer& trainer) const {
 }
 
 void ModelCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
+  training_ = false;
   if (stage != Stage::fit) return;
   folder_ = folder(trainer);
   kept_.clear();
   best_path_.clear();
   last_path_.clear();
-  best_score_ = none;
+  best_score_ = current_score_ = none;
   saved_step_ = 0;
-  continues_ = false;
+  waits_ = continues_ = false;
+  warning_.clear();
   std::error_code missing;
   if (trainer.resumed_from().empty() && fs::directory_iterator(folder_, missing) != fs::directory_iterator())
     trainer.console().warn(format("the folder of the checkpoints is not empty: {}", folder_.string()));
+  remove_left_temporaries(folder_);
 }
 
 bool ModelCheckpoint::saves_at_epoch_end(const Trainer& trainer) const {
@@ -95,22 +99,57 @@ bool ModelCheckpoint::may_save(const Trainer& trainer) const {
          trainer.global_step() != saved_step_;
 }
 
+void ModelCheckpoint::on_train_start(Trainer& trainer, TrainingModule&) {
+  if (!warning_.empty()) trainer.console().warn(warning_);
+  training_ = true;
+  last_step_ = trainer.global_step();
+  saved_at_ = Clock::now();
+}
+void ModelCheckpoint::on_train_batch_end(Trainer& trainer, TrainingModule&, const Tensor&, const Batch&, StepContext&) {
+  const std::int64_t step = trainer.global_step();
+  const bool stepped = std::exchange(last_step_, step) != step;
+  bool due = options_.every_n_train_steps > 0 && stepped && step % options_.every_n_train_steps == 0;
+  if (const auto interval = options_.train_time_interval)
+    due = std::chrono::duration<double>(Clock::now() - saved_at_).count() >= interval->seconds();
+  waits_ = due && trainer.check_follows();
+  if (due && !waits_) save(trainer);
+}
 void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
-  if (saves_at_epoch_end(trainer)) save(trainer);
+  if (saves_at_epoch_end(trainer)) save_epoch(trainer);
 }
 void ModelCheckpoint::on_validation_end(Trainer& trainer, TrainingModule&) {
-  if (!saves_at_epoch_end(trainer)) save(trainer);
+  if (std::exchange(waits_, false)) save(trainer);
+  else if (!saves_at_epoch_end(trainer)) save_epoch(trainer);
 }
 void ModelCheckpoint::on_train_end(Trainer& trainer, TrainingModule&) {
   if (options_.save_last && may_save(trainer)) save_last(trainer);
 }
+// Also in the middle of an accumulation window, and without save_last.
+void ModelCheckpoint::on_signal(Trainer& trainer, TrainingModule&, int) {
+  if (trainer.options().fast_dev_run == 0) save_last(trainer);
+}
+void ModelCheckpoint::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
+  if (options_.save_on_exception && training_) save(trainer);
+}
+
+// Where a run goes back to in its middle, the steps after it are made again.
+void ModelCheckpoint::on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint& checkpoint) {
+  last_step_ = checkpoint.counters.global_step;
+}
+
+void ModelCheckpoint::save_epoch(Trainer& trainer) {
+  if (every_n_epochs_ == 0) return;
+  if ((trainer.current_epoch() + 1) % every_n_epochs_ == 0) save(trainer);
+  else if (options_.save_last && may_save(trainer)) save_last(trainer);
+}
 
 void ModelCheckpoint::save(Trainer& trainer) {
   if (!may_save(trainer)) return;
-  if (options_.every_n_epochs == 0 || (trainer.current_epoch() + 1) % options_.every_n_epochs != 0) return;
-  if (options_.save_top_k != 0) save_top_k(trainer);
-  if (options_.save_last) save_last(trainer);
+  const Change change = options_.save_top_k != 0 ? save_top_k(trainer) : Change{};
+  if (options_.save_last) save_last(trainer, change.written);
+  if (change.dropped != change.written) remove(trainer, change.dropped);
   saved_step_ = trainer.global_step();
+  saved_at_ = Clock::now();
 }
 
 bool ModelCheckpoint::better(double a, double b) const {
@@ -118,13 +157,17 @@ bool ModelCheckpoint::better(double a, double b) const {
   return options_.mode == "min" ? a < b : a > b;
 }
 
-void ModelCheckpoint::save_top_k(Trainer& trainer) {
+std::size_t ModelCheckpoint::worst() const {
+  std::size_t found = 0;
+  for (std::size_t i = 1; i < kept_.size() && !options_.monitor.empty(); ++i)
+    if (!better(kept_[i].score, kept_[found].score)) found = i;
+  return found;
+}
+fs::path ModelCheckpoint::kth_best_model_path() const { return kept_.empty() ? fs::path() : kept_[worst()].path; }
+
+ModelCheckpoint::Change ModelCheckpoint::save_top_k(Trainer& trainer) {
   double score = none;
-  std::optional<std::size_t> replaced;
-  const bool full = options_.save_top_k > 0 && static_cast<std::int64_t>(kept_.size()) == options_.save_top_k;
-  if (options_.monitor.empty()) {
-    if (full) replaced = 0;
-  } else {
+  if (!options_.monitor.empty()) {
     const MetricMap& metrics = trainer.callback_metrics();
     const double* value = metrics.find(options_.monitor);
     if (!value) {
@@ -132,29 +175,45 @@ void ModelCheckpoint::save_top_k(Trainer& trainer) {
       check<ConfigError>(trainer.num_val_batches() > 0 && trainer.num_checks() == 0,
                          "monitor: there is no metric {}; there are: {}", options_.monitor, metrics.names());
       trainer.console().warn(format("monitor: {} is not there yet; nothing was saved", options_.monitor));
-      return;
+      return {};
     }
-    score = *value;
-    if (full) {
-      replaced = 0;
-      for (std::size_t i = 1; i < kept_.size(); ++i)
-        if (!better(kept_[i].score, kept_[*replaced].score)) replaced = i;
-      if (!better(score, kept_[*replaced].score)) return;
+    current_score_ = score = *value;
+  }
+  std::optional<std::size_t> replaced;
+  if (options_.save_top_k > 0 && static_cast<std::int64_t>(kept_.size()) == options_.save_top_k) {
+    replaced = worst();
+    if (!options_.monitor.empty() && !better(score, kept_[*replaced].score)) {
+      tell(trainer, {});
+      return {};
     }
   }
   // The file holds the state that counts it in.
   const auto before = std::tuple(kept_, best_path_, best_score_, saved_step_);
+  const auto undo = [&] { std::tie(kept_, best_path_, best_score_, saved_step_) = before; };
   const fs::path dropped = replaced ? kept_[*replaced].path : fs::path();
   const fs::path path = new_path(trainer, dropped);
   keep({path, score}, replaced);
   saved_step_ = trainer.global_step();
   try {
-    trainer.save_checkpoint(path);
+    if (!write(trainer, path)) {
+      undo();
+      return {};
+    }
   } catch (...) {
-    std::tie(kept_, best_path_, best_score_, saved_step_) = before;
+    undo();
     throw;
   }
-  if (dropped != path) remove(trainer, dropped);
+  tell(trainer, path);
+  return {path, dropped};
+}
+
+void ModelCheckpoint::tell(Trainer& trainer, const fs::path& written) const {
+  if (!options_.verbose) return;
+  const std::string place = format("epoch {}, step {}: ", trainer.current_epoch(), trainer.global_step());
+  const std::string metric = options_.monitor.empty() ? "" : format("{} is {}", options_.monitor, current_score_);
+  if (written.empty()) return trainer.print(format("{}{}, not among the best {}", place, metric, options_.save_top_k));
+  const std::string best = options_.monitor.empty() ? "" : format("{}, the best is {}; ", metric, best_score_);
+  trainer.print(format("{}{}saved as {}", place, best, written.string()));
 }
 
 void ModelCheckpoint::keep(Kept added, std::optional<std::size_t> replaced) {
@@ -173,25 +232,38 @@ void ModelCheckpoint::keep(Kept added, std::optional<std::size_t> replaced) {
     }
 }
 
-void ModelCheckpoint::save_last(Trainer& trainer) {
+void ModelCheckpoint::save_last(Trainer& trainer, const fs::path& written) {
   for (int version = 0; last_path_.empty(); ++version) {
     fs::path path = folder_ / ("last" + (version > 0 ? "-v" + std::to_string(version) : std::string()) + extension);
     if (!is_taken(trainer, path)) last_path_ = std::move(path);
   }
   saved_step_ = trainer.global_step();
-  fs::create_directories(folder_);
-  trainer.save_checkpoint(last_path_);
+  if (options_.save_last.links() && !written.empty() && point_to(last_path_, written)) return;
+  write(trainer, last_path_);
+}
+
+// Whether that went well; if not, on_save_error says whether it matters.
+bool ModelCheckpoint::write(Trainer& trainer, const fs::path& path) const {
+  try {
+    fs::create_directories(folder_);
+    trainer.save_checkpoint(path, {.weights_only = options_.save_weights_only});
+  } catch (const std::exception& error) {
+    if (trainer.options().on_save_error == "throw") throw;
+    trainer.console().warn(std::string("a checkpoint was not written: ") + error.what());
+    return false;
+  }
+  for (const Shared<Logger>& logger : trainer.loggers()) logger->after_save_checkpoint(path);
+  return true;
 }
 
 fs::path ModelCheckpoint::new_path(const Trainer& trainer, const fs::path& replaced) const {
-  const std::string name = expand_name(trainer);
+  const std::string name = checkpoint_name(options_.filename, options_.auto_insert_metric_name, trainer);
   fs::path path = folder_ / (name + extension);
   check(path.lexically_normal().parent_path() == folder_.lexically_normal() ||
             folder_.lexically_normal().filename().empty(),
         "filename: {} lies outside of {}", name, folder_.string());
   for (int version = 1; path != replaced && is_taken(trainer, path); ++version)
     path = folder_ / (name + "-v" + std::to_string(version) + extension);
-  fs::create_directories(folder_);
   return path;
 }
 
@@ -199,44 +271,16 @@ fs::path ModelCheckpoint::new_path(const Trainer& trainer, const fs::path& repla
 bool ModelCheckpoint::is_taken(const Trainer& trainer, const fs::path& path) const {
   if (!options_.enable_version_counter || !fs::exists(path)) return false;
   const fs::path& source = trainer.resumed_from();
-  if (!continues_ || fs::equivalent(path, source)) return true;
+  if (!continues_ || source.empty() || fs::equivalent(path, source)) return true;
   if (std::any_of(kept_.begin(), kept_.end(), [&](const Kept& k) { return k.path == path; })) return true;
   return fs::last_write_time(path) < fs::last_write_time(source);
 }
 
-std::string ModelCheckpoint::expand_name(const Trainer& trainer) const {
-  const std::string& pattern = options_.filename;
-  std::string name;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    const std::size_t end = pattern[i] == '{' ? pattern.find('}', i) : std::string::npos;
-    if (end == std::string::npos) {
-      name += pattern[i];
-      continue;
-    }
-    const std::string inside = pattern.substr(i + 1, end - i - 1);
-    const std::size_t colon = inside.find(':');
-    const std::string key = inside.substr(0, colon);
-    const std::string spec = colon == std::string::npos ? "" : inside.substr(colon + 1);
-    const bool whole = key == "epoch" || key == "step";
-    const double* metric = trainer.callback_metrics().find(key);
-    check<ConfigError>(whole || metric, "filename: there is no metric {}; there are: epoch, step, {}", key,
-                       trainer.callback_metrics().names());
-    const double value = key == "epoch"  ? static_cast<double>(trainer.current_epoch())
-                         : key == "step" ? static_cast<double>(trainer.global_step())
-                                         : *metric;
-    std::string shown = key;
-    std::replace(shown.begin(), shown.end(), '/', '_');
-    if (options_.auto_insert_metric_name) name += shown + "=";
-    name += spec.empty() && !whole ? text_of(value) : text_of(value, key, spec.empty() ? "d" : spec);
-    i = end;
-  }
-  return name;
-}
-
-// Never a file that the run came from, nor one outside of the folder.
+// Never a file that the run came from, nor one outside of the folder, nor what `last` points to.
 void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) const {
   std::error_code gone;
   if (path.empty() || path.parent_path() != folder_ || fs::equivalent(path, trainer.resumed_from(), gone)) return;
+  if (fs::is_symlink(last_path_, gone) && fs::equivalent(path, last_path_, gone)) return;
   fs::remove(path, gone);
 }
 
@@ -257,9 +301,19 @@ std::vector<fs::path> ModelCheckpoint::best_files() const {
   return best_path_.empty() ? std::vector<fs::path>() : std::vector{best_path_};
 }
 
+std::vector<fs::path> ModelCheckpoint::files() const {
+  std::vector<fs::path> paths;
+  for (const Kept& k : kept_) paths.push_back(k.path);
+  if (!last_path_.empty() && fs::exists(last_path_)) paths.push_back(last_path_);
+  return paths;
+}
+
 std::string ModelCheckpoint::state_key() const {
-  return format("ModelCheckpoint monitor={} mode={} every_n_epochs={}", options_.monitor, options_.mode,
-                options_.every_n_epochs);
+  const auto& o = options_;
+  std::string key = format("ModelCheckpoint monitor={} mode={} every_n_epochs={}", o.monitor, o.mode, every_n_epochs_);
+  if (o.every_n_train_steps > 0) key += format(" every_n_train_steps={}", o.every_n_train_steps);
+  if (o.train_time_interval) key += format(" train_time_interval={}", o.train_time_interval->seconds());
+  return key;
 }
 
 StateMap ModelCheckpoint::state() const {
@@ -268,21 +322,27 @@ StateMap ModelCheckpoint::state() const {
   return {{"folder", folder_.string()}, {"best_path", best_path_.string()},
           {"best_score", best_score_},  {"last_path", last_path_.string()},
           {"kept", texts(kept_)},       {"scores", scores},
-          {"saved_step", saved_step_}};
+          {"saved_step", saved_step_},  {"waits", std::int64_t{waits_}}};
 }
 
 void ModelCheckpoint::load_state(const StateMap& state) {
   best_path_ = std::get<std::string>(state.at("best_path"));
   best_score_ = std::get<double>(state.at("best_score"));
-  if (std::get<std::string>(state.at("folder")) != folder_.string()) return;  // those files belong to another run
+  if (const std::string folder = std::get<std::string>(state.at("folder")); folder != folder_.string()) {
+    warning_ = format("the checkpoints of the resumed run are in {}; of them only the best is known here", folder);
+    return;
+  }
   continues_ = true;
   last_path_ = std::get<std::string>(state.at("last_path"));
   saved_step_ = std::get<std::int64_t>(state.at("saved_step"));
+  if (const auto waits = state.find("waits"); waits != state.end()) waits_ = std::get<std::int64_t>(waits->second) != 0;
   const auto& paths = std::get<std::vector<std::string>>(state.at("kept"));
   const auto& scores = std::get<std::vector<double>>(state.at("scores"));
   kept_.clear();
-  for (std::size_t i = 0; i < std::min(paths.size(), scores.size()); ++i)
+  for (std::size_t i = 0; i < std::min(paths.size(), scores.size()); ++i) {
     if (fs::exists(paths[i])) kept_.push_back({paths[i], scores[i]});
+    else warning_ += format("{}a checkpoint of the resumed run is gone: {}", warning_.empty() ? "" : "\n", paths[i]);
+  }
 }
 
 }  // namespace v0

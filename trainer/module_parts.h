@@ -1,6 +1,9 @@
-// Which parts a module overrides. Private.
+// What the type of a module tells. Private.
 #pragma once
 
+#include <concepts>
+#include <cstdint>
+#include <functional>
 #include <type_traits>
 #include <typeinfo>
 
@@ -10,10 +13,19 @@
 namespace anneal {
 inline namespace v0 {
 
-/// False: the type of the module says that it has no such part. True where the type does not tell.
+/// A variable of some floating-point type, or of some integer type, as Like is.
+template <class T, class Like>
+concept Settable =
+    std::is_arithmetic_v<T> && !std::is_const_v<T> && std::floating_point<T> == std::floating_point<Like>;
+
 struct ModuleParts {
+  /// False: the type says that it overrides no such part. True where it does not tell.
   bool training_step = true, validation_step = true, test_step = true, predict_step = true, configure_optimizers = true;
   bool moves_batches_twice = false;  ///< the module and the DataModule both say how batches come to the device
+  /// Set the public members `learning_rate` or `lr`, a floating-point number, and `batch_size`, an integer. Empty:
+  /// there are none.
+  std::function<void(double)> set_learning_rate = {};
+  std::function<void(std::int64_t)> set_batch_size = {};
 };
 
 /// Whether M overrides one of Base's hooks around a batch's way to the device.
@@ -30,9 +42,15 @@ constexpr bool moves_batches() {
 }
 
 template <class M>
-ModuleParts parts_of(const M& module) {
+ModuleParts parts_of(M& module) {
   using Base = TrainingModule;
   ModuleParts parts;
+  if constexpr (requires { requires Settable<decltype(M::learning_rate), double>; })
+    parts.set_learning_rate = [&](double x) { module.learning_rate = static_cast<decltype(M::learning_rate)>(x); };
+  else if constexpr (requires { requires Settable<decltype(M::lr), double>; })
+    parts.set_learning_rate = [&](double x) { module.lr = static_cast<decltype(M::lr)>(x); };
+  if constexpr (requires { requires Settable<decltype(M::batch_size), std::int64_t>; })
+    parts.set_batch_size = [&](std::int64_t n) { module.batch_size = static_cast<decltype(M::batch_size)>(n); };
   if (typeid(module) != typeid(M)) return parts;  // a type derived from M may override what M does not
   // A member that is private or overloaded cannot be asked for here; it is an override then.
   if constexpr (requires { &M::training_step; })
@@ -50,7 +68,7 @@ ModuleParts parts_of(const M& module) {
 }
 
 template <class M, class D>
-ModuleParts parts_of(const M& module, const D&) {
+ModuleParts parts_of(M& module, const D&) {
   ModuleParts parts = parts_of(module);
   parts.moves_batches_twice = moves_batches<M, TrainingModule>() && moves_batches<D, DataModule>();
   return parts;

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
 #include "anneal/data/data_loader.h"
+#include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/timer.h"
 
@@ -50,6 +52,16 @@ std::int64_t limited_batches(std::string_view option, const Amount& limit, std::
 }
 
 TrainerOptions resolve(TrainerOptions o) {
+  const std::vector<Shared<Callback>> callbacks = o.callbacks;
+  for (const Shared<Callback>& callback : callbacks)
+    if (callback) callback->configure(o);
+  if (const char* text = std::getenv("ANNEAL_LIMIT_BATCHES")) {
+    char* end = nullptr;
+    const std::int64_t batches = std::strtoll(text, &end, 10);
+    check<ConfigError>(end != text && *end == '\0', "ANNEAL_LIMIT_BATCHES: expected a number of batches, got \"{}\"",
+                       text);
+    LimitBatches(batches).configure(o);
+  }
   check<ConfigError>(
       o.accelerator == "auto" || o.accelerator == "cpu" || o.accelerator == "gpu" || o.accelerator == "cuda",
       "accelerator: expected auto, cpu, gpu or cuda, got \"{}\"", o.accelerator);
@@ -91,6 +103,12 @@ TrainerOptions resolve(TrainerOptions o) {
   check_least("reload_dataloaders_every_n_epochs", o.reload_dataloaders_every_n_epochs, 0, " (0: never)");
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
+
+  check<ConfigError>(o.on_save_error == "throw" || o.on_save_error == "warn",
+                     "on_save_error: expected throw or warn, got \"{}\"", o.on_save_error);
+  constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};
+  check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
+                     "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
 
   const bool has_time = o.max_time || std::any_of(o.callbacks.begin(), o.callbacks.end(), [](const auto& callback) {
                           return dynamic_cast<const Timer*>(callback.get()) != nullptr;

@@ -93,12 +93,21 @@ struct TrainerOptions {
   std::int64_t accumulate_grad_batches = 1;                 ///< batches whose gradients make one optimizer step
   double gradient_clip_val = 0;                  ///< largest norm of all gradients, or magnitude; 0: no limit
   std::string gradient_clip_algorithm = "norm";  ///< norm or value
+  bool log_grad_norm = false;                    ///< of all gradients, before clipping, as "grad_norm"
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
+  /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
+  /// "stop": training ends before they change a weight. "skip": their accumulation window is dropped, at most ten in a
+  /// row. "rollback": the same, and all goes on from the newest checkpoint, from each one once.
+  std::string on_bad_number = "ignore";
+  /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
+  /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.
+  bool handle_signals = false;
 
   LoggerOption logger = true;
   bool enable_autolog_hparams = true;  ///< loggers get the hparams() of the module and of the DataModule
   std::vector<Shared<Callback>> callbacks = {};
   bool enable_checkpointing = true;              ///< adds a ModelCheckpoint if none is given
+  std::string on_save_error = "throw";           ///< "warn": a ModelCheckpoint that cannot write does not end the run
   bool enable_progress_bar = true;               ///< adds a ProgressBar if none is given
   std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
   std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed

@@ -1,94 +1,93 @@
 #include "anneal/trainer/progress_bar.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <utility>
 
+#include "anneal/trainer/bar_text.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
 inline namespace v0 {
-namespace {
 
-constexpr std::size_t bar_width = 10;
-
-template <class... A>
-std::string text(const char* pattern, A... args) {
-  char buffer[64];
-  std::snprintf(buffer, sizeof buffer, pattern, args...);
-  return buffer;
+ProgressBar::ProgressBar(ProgressBarOptions options) : options_(options) {
+  check<ConfigError>(options.refresh_rate >= 0, "refresh_rate: expected at least 0, got {}", options.refresh_rate);
+  check<ConfigError>(options.plain_interval >= 0, "plain_interval: expected at least 0 seconds, got {}",
+                     options.plain_interval);
 }
 
-std::string clock_time(double seconds) {
-  const auto s = static_cast<long long>(seconds);
-  if (s < 3600) return text("%02lld:%02lld", s / 60, s % 60);
-  return text("%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+std::string ProgressBar::metric(double value) const { return metric_text(value); }
+std::vector<std::string> ProgressBar::draw(const Bar& bar, std::size_t columns) const {
+  return {drawn_line(bar, columns)};
 }
 
-// Three significant digits, padded to five characters: 1.230
-std::string metric_text(double value) {
-  std::string s = text("%.3g", value);
-  if (s.find_first_of("einf") != std::string::npos) return s;
-  if (s.find('.') == std::string::npos) s += '.';
-  while (s.size() < 5) s += '0';
-  return s;
+std::string RichProgressBar::metric(double value) const {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.3f", value);
+  return value != value ? "nan" : text;
+}
+std::vector<std::string> RichProgressBar::draw(const Bar& bar, std::size_t columns) const {
+  std::vector<std::string> lines{rich_line(bar, columns)};
+  if (!bar.items.empty()) lines.push_back(rich_items(bar, columns));
+  return lines;
 }
 
-}  // namespace
-
-std::string ProgressBar::line(const Trainer& trainer, const Bar& bar, bool with_bar) {
-  const double seconds = std::chrono::duration<double>(Clock::now() - bar.start).count();
-  const double rate = seconds > 0 ? static_cast<double>(bar.done - bar.first) / seconds : 0;
-  const bool endless = bar.total == unknown_size;
-  const double share = bar.total > 0 && !endless ? static_cast<double>(bar.done) / static_cast<double>(bar.total) : 0;
-  std::string s = bar.title + ": ";
-  if (with_bar && !endless) {
-    const auto full = static_cast<std::size_t>(share * bar_width);
-    s += text("%3d%%|", static_cast<int>(share * 100)) + std::string(full, '#') + std::string(bar_width - full, ' ') +
-         "| ";
-  }
-  s += format("{}/{} [", bar.done, endless ? std::string("?") : std::to_string(bar.total)) + clock_time(seconds);
-  if (with_bar && !endless)
-    s += "<" + (rate > 0 ? clock_time(static_cast<double>(bar.total - bar.done) / rate) : std::string("?"));
-  s += rate >= 1 || rate == 0 ? text(", %.2fit/s", rate) : text(", %.2fs/it", 1 / rate);
+Bar ProgressBar::bar_of(Trainer& trainer, const Loop& loop) const {
+  const double seconds = std::chrono::duration<double>(Clock::now() - loop.start).count();
+  const auto& metrics = trainer.progress_bar_metrics();
+  Bar bar{.title = loop.title,
+          .done = loop.done,
+          .total = loop.total,
+          .seconds = seconds,
+          .rate = seconds > 0 ? static_cast<double>(loop.done - loop.first) / seconds : 0,
+          .items = {}};
   if (!trainer.loggers().empty())
-    if (const std::string version = trainer.loggers().front()->version_name(); !version.empty())
-      s += ", v_num=" + version;
-  for (const auto& [name, value] : trainer.progress_bar_metrics()) s += ", " + name + "=" + metric_text(value);
-  return s + "]";
+    if (std::string version = trainer.loggers().front()->version_name(); !version.empty()) {
+      if (!metrics.contains("v_num"))
+        bar.items.emplace_back("v_num", version.substr(version.size() - std::min<std::size_t>(4, version.size())));
+      else trainer.console().warn("the progress bar's v_num is the metric of that name, not the logger's version");
+    }
+  for (const auto& [name, value] : metrics) bar.items.emplace_back(name, metric(value));
+  return bar;
 }
 
-void ProgressBar::begin(Bar& bar, std::string title, std::int64_t total, std::int64_t first) {
-  bar = {std::move(title), first, total, first, Clock::now()};
+void ProgressBar::begin(Loop& loop, std::string title, std::int64_t total, std::int64_t first) {
+  loop = {std::move(title), first, total == unknown_size ? -1 : total, first, Clock::now()};
+  drawn_ = {};
 }
 
-void ProgressBar::advance(Trainer& trainer, Bar& bar, std::int64_t done) {
-  bar.done = done;
-  Console& console = trainer.console();
-  if (!console.is_terminal()) return;
+void ProgressBar::advance(Trainer& trainer, Loop& loop, std::int64_t done) {
+  loop.done = done;
   const auto now = Clock::now();
-  if (now - drawn_ < std::chrono::milliseconds(100)) return;
-  drawn_ = now;
-  std::string drawn = line(trainer, bar, true);
-  drawn.resize(std::min(drawn.size(), console.width() - 1));
-  console.set_status(std::move(drawn));
-}
-
-// One bar over all loaders, which says the number of those behind the first.
-void ProgressBar::advance_evaluation(Trainer& trainer, const StepContext& step) {
-  if (step.batch_idx() == 0 && step.dataloader_idx() > 0) {
-    evaluation_.title = evaluation_.title.substr(0, evaluation_.title.find(" DataLoader")) +
-                        format(" DataLoader {}", step.dataloader_idx());
+  const double since = std::chrono::duration<double>(now - drawn_).count();
+  if (trainer.console().is_terminal()) {
+    const bool last = done == loop.total;
+    if (options_.refresh_rate == 0 || (!last && (done % options_.refresh_rate != 0 || since < 0.1))) return;
+    show(trainer);
+  } else {
+    if (drawn_ == Clock::time_point()) drawn_ = now;
+    if (options_.plain_interval == 0 || since < options_.plain_interval || done == loop.total) return;
+    print(trainer, loop);
   }
-  advance(trainer, evaluation_, evaluation_.done + 1);
+  drawn_ = now;
 }
 
-void ProgressBar::end(Trainer& trainer, const Bar& bar, bool keep) {
-  Console& console = trainer.console();
-  console.end_status(false);
-  if (!keep) return;
-  std::string drawn = line(trainer, bar, console.is_terminal());
-  if (console.is_terminal()) drawn.resize(std::min(drawn.size(), console.width() - 1));
-  console.print(drawn);
+// The epoch's lines, and those of a check below.
+void ProgressBar::show(Trainer& trainer) {
+  const std::size_t columns = trainer.console().width() - 1;
+  std::vector<std::string> lines(static_cast<std::size_t>(std::max<std::int64_t>(options_.process_position, 0)));
+  for (const Loop* loop : {&train_, &evaluation_}) {
+    if (loop->title.empty()) continue;
+    for (std::string& line : draw(bar_of(trainer, *loop), columns)) lines.push_back(std::move(line));
+  }
+  trainer.console().set_status(std::move(lines));
+}
+
+void ProgressBar::print(Trainer& trainer, const Loop& loop) const {
+  const Bar bar = bar_of(trainer, loop);
+  if (!trainer.console().is_terminal()) return trainer.console().print(plain_line(bar));
+  for (const std::string& line : draw(bar, trainer.console().width() - 1)) trainer.console().print(line);
 }
 
 void ProgressBar::on_train_epoch_start(Trainer& trainer, TrainingModule&) {
@@ -103,46 +102,74 @@ void ProgressBar::on_train_batch_end(Trainer& trainer, TrainingModule& module, c
   advance(trainer, train_, step.batch_idx() + 1);
 }
 void ProgressBar::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
-  end(trainer, train_, true);
-  train_ = {};
+  if (options_.refresh_rate == 0) return;
+  if (!trainer.console().is_terminal()) print(trainer, train_);
+  else show(trainer);  // with the epoch's metrics
+  if (options_.leave) trainer.console().end_status(true);
+  train_.title.clear();
+}
+void ProgressBar::on_train_end(Trainer& trainer, TrainingModule&) { trainer.console().end_status(true); }
+void ProgressBar::on_signal(Trainer& trainer, TrainingModule&, int) {
+  trainer.console().end_status(true);
+  train_.title.clear();
+}
+void ProgressBar::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
+  trainer.console().end_status(true);
+  train_.title.clear();
+  evaluation_.title.clear();
+}
+
+// One bar over all loaders, which says the running one's number.
+void ProgressBar::begin_evaluation(std::string title, std::int64_t total) {
+  evaluates_ = std::move(title);
+  begin(evaluation_, evaluates_ + " DataLoader 0", total);
+}
+void ProgressBar::advance_evaluation(Trainer& trainer, const StepContext& step) {
+  if (step.batch_idx() == 0) evaluation_.title = evaluates_ + format(" DataLoader {}", step.dataloader_idx());
+  advance(trainer, evaluation_, evaluation_.done + 1);
+}
+void ProgressBar::end_evaluation(Trainer& trainer, bool keep) {
+  Loop ended = std::exchange(evaluation_, {});
+  if (options_.refresh_rate == 0) return;
+  ended.title = evaluates_;
+  if (trainer.console().is_terminal()) {
+    if (train_.title.empty()) trainer.console().end_status(false);
+    else show(trainer);
+  }
+  if (keep) print(trainer, ended);
 }
 
 void ProgressBar::on_validation_start(Trainer& trainer, TrainingModule&) {
   const bool sanity = trainer.stage() == Stage::sanity_check;
-  begin(evaluation_, sanity ? "Sanity Checking" : "Validation",
-        sanity ? trainer.num_sanity_val_batches() : trainer.num_val_batches());
+  begin_evaluation(sanity ? "Sanity Checking" : "Validation",
+                   sanity ? trainer.num_sanity_val_batches() : trainer.num_val_batches());
 }
 void ProgressBar::on_validation_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
   advance_evaluation(trainer, step);
 }
 void ProgressBar::on_validation_end(Trainer& trainer, TrainingModule&) {
-  // In a terminal the bar goes away after a check, and the epoch's comes back.
-  end(trainer, evaluation_, trainer.stage() != Stage::sanity_check && !trainer.console().is_terminal());
+  // In a terminal the bar of a check within training goes away.
+  const bool in_fit = trainer.stage() == Stage::fit;
+  end_evaluation(trainer, trainer.stage() != Stage::sanity_check && !(in_fit && trainer.console().is_terminal()));
 }
 void ProgressBar::on_sanity_check_end(Trainer& trainer, TrainingModule&) { trainer.console().end_status(false); }
 
 void ProgressBar::on_test_start(Trainer& trainer, TrainingModule&) {
-  begin(evaluation_, "Testing", trainer.num_test_batches());
+  begin_evaluation("Testing", trainer.num_test_batches());
 }
 void ProgressBar::on_test_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
   advance_evaluation(trainer, step);
 }
-void ProgressBar::on_test_end(Trainer& trainer, TrainingModule&) { end(trainer, evaluation_, true); }
+void ProgressBar::on_test_end(Trainer& trainer, TrainingModule&) { end_evaluation(trainer, true); }
 
 void ProgressBar::on_predict_start(Trainer& trainer, TrainingModule&) {
-  begin(evaluation_, "Predicting", trainer.num_predict_batches());
+  begin_evaluation("Predicting", trainer.num_predict_batches());
 }
 void ProgressBar::on_predict_batch_end(Trainer& trainer, TrainingModule&, const Batch&, const Batch&,
                                        StepContext& step) {
   advance_evaluation(trainer, step);
 }
-void ProgressBar::on_predict_end(Trainer& trainer, TrainingModule&) { end(trainer, evaluation_, true); }
-
-void ProgressBar::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
-  trainer.console().end_status(true);
-  train_ = {};
-}
-void ProgressBar::on_train_end(Trainer& trainer, TrainingModule&) { trainer.console().end_status(false); }
+void ProgressBar::on_predict_end(Trainer& trainer, TrainingModule&) { end_evaluation(trainer, true); }
 
 }  // namespace v0
 }  // namespace anneal

@@ -134,7 +134,7 @@ std::string Report::curves() const {
       curve.y.push_back(series.last.y);
     }
   }
-  return curves.empty() ? "" : curves_svg(curves, "step");
+  return curves.empty() ? "" : curves_svg(curves, {"step"});
 }
 
 std::string Report::html(std::string_view status) const {

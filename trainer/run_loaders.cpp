@@ -58,48 +58,55 @@ void load_fit_loaders(TrainerState& s) {
   Generator generator = epoch_generator(s.seed + 0xd1b54a32d192ed03, every > 0 ? epoch / every : 0, 0);
   const GeneratorScope scope(generator);
   const LoaderFunction in_order = [&](const DataLoader& loader) { return in_order_to_overfit(s, loader); };
-  s.train = s.share_of(s.data->train_dataloader().each(in_order));
+  DataLoader train = s.data->train_dataloader().each(in_order);
   LoaderSet val = s.data->val_dataloader();
-  if (!s.validates && !val.loaders.empty()) {
+  if (!s.parts.validation_step && !val.loaders.empty()) {
     s.console.warn("there is a loader for validation, but the module has no validation_step; nothing is validated");
     val = {};
   }
   for (DataLoader& loader : val.loaders) loader = loader.each(in_order);
   s.val = s.limited(val, "limit_val_batches", s.options.limit_val_batches);
-  s.train_batches = s.limit(*s.train, "limit_train_batches", s.options.limit_train_batches);
-  check_ranks_agree(s);
   check_ranks_have_batches(s, s.val);
+  set_train_loader(s, s.share_of(train));
+}
+
+void set_train_loader(TrainerState& s, DataLoader share) {
+  s.train = std::move(share);
+  s.train_batches = s.limit(*s.train, "limit_train_batches", s.options.limit_train_batches);
+  s.counters.epoch_batches = s.train_batches;
+  check_ranks_agree(s);
   check_limits(s);
 }
 
 void reload_fit_loaders(TrainerState& s) {
   const std::int64_t every = s.options.reload_dataloaders_every_n_epochs, epoch = s.counters.epoch.completed;
-  if (every > 0 && epoch % every == 0 && epoch != s.loaded_at) load_fit_loaders(s);
+  if (every > 0 && epoch / every != s.loaded_at / every) load_fit_loaders(s);
 }
 
-LimitedLoaders load_evaluation_loaders(TrainerState& s) {
-  const TrainerOptions& o = s.options;
-  const auto load = [&](const char* from, const LoaderSet& set, const char* option, const Amount& limit) {
+void load_evaluation_loaders(TrainerState& s) {
+  const auto load = [&](const char* from, const LoaderSet& set) {
     check<ConfigError>(!set.loaders.empty(), "{}: expected a loader at least, got none, and this run needs one", from);
-    LimitedLoaders loaders = s.limited(set, option, limit);
-    check_ranks_have_batches(s, loaders);
-    return loaders;
+    set_evaluation_loaders(s, set);
   };
-  if (s.stage == Stage::validate)
-    return s.val = load("val_dataloader", s.data->val_dataloader(), "limit_val_batches", o.limit_val_batches);
-  if (s.stage == Stage::test) {
-    LimitedLoaders loaders =
-        load("test_dataloader", s.data->test_dataloader(), "limit_test_batches", o.limit_test_batches);
-    s.test_batches = loaders.total();
-    return loaders;
+  if (s.stage == Stage::validate) return load("val_dataloader", s.data->val_dataloader());
+  if (s.stage == Stage::test) return load("test_dataloader", s.data->test_dataloader());
+  load("predict_dataloader", s.data->predict_dataloader());
+}
+
+void set_evaluation_loaders(TrainerState& s, const LoaderSet& set) {
+  const TrainerOptions& o = s.options;
+  if (s.stage == Stage::validate) {
+    s.val = s.own_run = s.limited(set, "limit_val_batches", o.limit_val_batches);
+  } else if (s.stage == Stage::test) {
+    s.own_run = s.limited(set, "limit_test_batches", o.limit_test_batches);
+    s.test_batches = s.own_run.total();
+  } else {
+    check<ConfigError>(std::ranges::none_of(set.loaders, &DataLoader::is_combined),
+                       "predict_dataloader: expected loaders one after the other, got combined ones");
+    s.own_run = s.limited(set, "limit_predict_batches", o.limit_predict_batches);
+    s.predict_batches = s.own_run.total();
   }
-  const LoaderSet set = s.data->predict_dataloader();
-  check<ConfigError>(std::none_of(set.loaders.begin(), set.loaders.end(),
-                                  [](const DataLoader& loader) { return loader.is_combined(); }),
-                     "predict_dataloader: expected loaders one after the other, got combined ones");
-  LimitedLoaders loaders = load("predict_dataloader", set, "limit_predict_batches", o.limit_predict_batches);
-  s.predict_batches = loaders.total();
-  return loaders;
+  check_ranks_have_batches(s, s.own_run);
 }
 
 }  // namespace v0

@@ -24,10 +24,14 @@ class GivenLoaders final : public DataModule {
 
 /// Sets `train`, `val` and how many batches of them are used. Throws ConfigError for limits that they cannot have.
 void load_fit_loaders(TrainerState& state);
-/// Asks anew, at the beginning of an epoch in which reload_dataloaders_every_n_epochs says so.
+/// Asks anew where reload_dataloaders_every_n_epochs says so, as at the beginning of an epoch.
 void reload_fit_loaders(TrainerState& state);
-/// Those of an evaluation or a prediction; a validation's are `val`, too.
-LimitedLoaders load_evaluation_loaders(TrainerState& state);
+/// Takes this rank's share of another train loader in the place of the one there is.
+void set_train_loader(TrainerState& state, DataLoader share);
+/// Sets `own_run`, the loaders of an evaluation or a prediction; a validation's are `val`, too.
+void load_evaluation_loaders(TrainerState& state);
+/// The same with these.
+void set_evaluation_loaders(TrainerState& state, const LoaderSet& set);
 
 }  // namespace v0
 }  // namespace anneal

@@ -10,17 +10,22 @@
 namespace anneal {
 inline namespace v0 {
 
-/// The state of the run. Its tensors are the run's own, not copies.
-Checkpoint take_snapshot(TrainerState& state);
+/// The state of the run, or its weights alone. Its tensors are the run's own, not copies.
+Checkpoint take_snapshot(TrainerState& state, bool weights_only = false);
 /// What `resume` names: loaded, and remembered as resumed_from. Nothing if there is no last one.
 std::optional<Checkpoint> find_checkpoint(TrainerState& state, const std::string& resume);
 
 /// Loggers go on where they were; before anything asks for their folders.
 void restore_loggers(TrainerState& state, const Checkpoint& checkpoint);
+/// Weights alone. Not strict: those that do not fit are reported and left as they are.
+void load_weights(TrainerState& state, const Checkpoint& checkpoint, bool strict);
 /// Weights, and the state of module and callbacks; before the optimizer is made.
-void restore_model(TrainerState& state, Checkpoint& checkpoint);
+void restore_model(TrainerState& state, Checkpoint& checkpoint, bool strict = true);
 /// Optimizer, schedule, counters, gradients, random numbers.
-void restore_progress(TrainerState& state, const Checkpoint& checkpoint);
+void restore_progress(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
+/// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote. Throws Error if there is
+/// none.
+void restore_newest(TrainerState& state);
 
 }  // namespace v0
 }  // namespace anneal

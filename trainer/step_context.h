@@ -12,6 +12,7 @@
 namespace anneal {
 inline namespace v0 {
 
+class Metric;
 class Trainer;
 
 /// How a metric is kept. In training steps the default is a value for each step; in validation and test, and between
@@ -51,6 +52,7 @@ class StepContext {
   /// Records a metric: Trainer::log.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  void log(std::string_view name, Metric& metric, const LogOptions& options = {});
   /// Records several with the same options.
   void log_dict(const MetricMap& values, const LogOptions& options = {});
 

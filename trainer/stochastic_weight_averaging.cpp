@@ -23,6 +23,8 @@ StochasticWeightAveraging::StochasticWeightAveraging(StochasticWeightAveragingOp
 
 void StochasticWeightAveraging::setup(Trainer& trainer, TrainingModule&, Stage stage) {
   if (stage != Stage::fit) return;
+  check<ConfigError>(trainer.options().on_bad_number != "rollback",
+                     "on_bad_number: expected something else than rollback with StochasticWeightAveraging");
   started_ = false;
   const Amount& start = options_.swa_epoch_start;
   const std::int64_t epochs = *trainer.options().max_epochs;

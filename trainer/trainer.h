@@ -13,16 +13,21 @@
 
 #include "anneal/core/generator.h"
 #include "anneal/data/data_loader.h"
+#include "anneal/trainer/batch_size_finder.h"
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
 #include "anneal/trainer/data_module.h"
 #include "anneal/trainer/early_stopping.h"
+#include "anneal/trainer/finetuning.h"
 #include "anneal/trainer/gradient_accumulation_scheduler.h"
 #include "anneal/trainer/lambda_callback.h"
+#include "anneal/trainer/learning_rate_finder.h"
 #include "anneal/trainer/learning_rate_monitor.h"
 #include "anneal/trainer/loader_set.h"
+#include "anneal/trainer/metric.h"
 #include "anneal/trainer/model_checkpoint.h"
+#include "anneal/trainer/model_pruning.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/on_exception_checkpoint.h"
@@ -31,6 +36,7 @@
 #include "anneal/trainer/progress_bar.h"
 #include "anneal/trainer/spike_detection.h"
 #include "anneal/trainer/stochastic_weight_averaging.h"
+#include "anneal/trainer/terminate_on_nan.h"
 #include "anneal/trainer/timer.h"
 #include "anneal/trainer/training_module.h"
 #include "anneal/trainer/weight_averaging.h"
@@ -39,15 +45,26 @@ namespace anneal {
 inline namespace v0 {
 
 struct TrainerState;
+class Collective;
 class Console;
 
 struct FitOptions {
   /// A checkpoint to go on from: its path; "last", the newest `last` file of the ModelCheckpoints' folders (none: a
   /// warning and a fresh start); or "best", the best file of the first ModelCheckpoint.
   std::string resume = {};
+  /// Goes on from where this Trainer's last fit of the same module ended: counters, optimizers and callbacks keep their
+  /// state, and limits count from the beginning of that.
+  bool continue_run = false;
+  bool weights_only = false;   ///< of `resume`, only the weights are loaded: training starts at step 0
+  bool strict_loading = true;  ///< false: weights that `resume` lacks, has more of or in other shapes are only reported
+  bool override_lr = false;    ///< the learning rate is the code's and not that of `resume`
 };
 
-enum class StopReason : std::uint8_t { max_epochs, max_steps, stopped, no_data };
+struct SaveOptions {
+  bool weights_only = false;  ///< no run can be resumed from it: FitOptions::weights_only or load_state_dict reads it
+};
+
+enum class StopReason : std::uint8_t { max_epochs, max_steps, stopped, no_data, signal, bad_number };
 std::ostream& operator<<(std::ostream& out, StopReason reason);
 
 struct FitResult {
@@ -55,6 +72,8 @@ struct FitResult {
   std::int64_t epochs;
   std::int64_t global_step;
   double seconds;
+  int signal = 0;            ///< its number, if one ended training
+  std::string message = {};  ///< more on the reason, if there is more to say
 };
 
 struct EvaluateOptions {
@@ -142,6 +161,9 @@ class Trainer {
   /// before with other options, and for a tensor with more than one element.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  /// The batch's value for a step, and the metric's own for an epoch, after which it is set to zero. Throws Error for
+  /// one that is logged under another name; a metric that was not updated is left out, with a warning.
+  void log(std::string_view name, Metric& metric, const LogOptions& options = {});
   /// Ends training after this batch (and its accumulation window), once min_epochs and min_steps are reached. May be
   /// called from any thread.
   void stop();
@@ -149,7 +171,7 @@ class Trainer {
   /// Writes the whole state of the run, from which `fit` can resume to the bit: behind the hook that saves. (Callbacks
   /// after the one that saves do not get that hook in the resumed run.) Throws Error between training_step and
   /// optimizer_step, where the batch is half done, and outside of a fit.
-  void save_checkpoint(const std::filesystem::path& path);
+  void save_checkpoint(const std::filesystem::path& path, const SaveOptions& options = {});
   /// Replaces what moves an optimizer's learning rate from here on; the rates as they are become the schedule's base.
   void set_schedule(optim::Schedule schedule, Interval interval, std::size_t i = 0);
   /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.
@@ -172,10 +194,14 @@ class Trainer {
   std::int64_t global_step() const;
   /// Those that the loss scaler skipped, which count as no step. Waits for the device.
   std::int64_t skipped_steps() const;
+  /// Accumulation windows of this fit whose loss or gradients were not finite, where on_bad_number looks for them.
+  std::int64_t bad_windows() const;
   /// Of the running batch: its number in the epoch and over the run, and whether it is the epoch's last.
   std::int64_t batch_idx() const;
   std::int64_t total_batch_idx() const;
   bool is_last_batch() const;
+  /// In on_train_batch_end: whether a validation comes next.
+  bool check_follows() const;
   /// In an epoch and in a check, after limits; of all its loaders together. unknown_size if there is a stream that no
   /// limit ends.
   std::int64_t num_training_batches() const;
@@ -194,6 +220,8 @@ class Trainer {
   int global_rank() const;
   int local_rank() const;
   bool is_global_zero() const;
+  /// What these ranks can do together; null without other ranks.
+  Collective* group() const;
   /// Where modules and batches are put.
   Device device() const;
 
@@ -215,11 +243,15 @@ class Trainer {
   std::int64_t optimizer_steps(std::size_t i = 0) const;
   const OptimizerEntry& optimizer_entry(std::size_t i = 0) const;
   std::uint64_t seed() const;
+  /// For the fits to come; as in TrainerOptions. Throw ConfigError as the constructor does, and Error during a run.
+  void set_max_epochs(std::int64_t max_epochs);
+  void set_max_steps(std::int64_t max_steps);
   /// What the run's random numbers are drawn from.
   Generator& generator();
 
  private:
   friend class TrainingModule;
+  friend struct TrainerState;
   FitResult run_fit(TrainingModule& module, const ModuleParts& parts, DataModule& data, const FitOptions& options);
   FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const LoaderSet* val,
                     const FitOptions& options);

@@ -65,8 +65,24 @@ bool TrainerState::any_rank(bool here) const {
   return any.item() > 0;
 }
 
-void TrainerState::agree_on_stop() {
-  if (world && !stop_agreed && any_rank(stop_requested)) set_stop_agreed();
+std::array<double, 3> TrainerState::end_requests() const {
+  const int noted = signals ? signals->received() : 0;
+  return {stop_requested ? 1.0 : 0.0, noted == SIGINT ? 1.0 : 0.0, noted == SIGTERM ? 1.0 : 0.0};
+}
+
+void TrainerState::take_end_requests(std::span<const double, 3> requests) {
+  if (world && requests[0] > 0) stop_requested = stop_agreed = true;
+  if (signal == 0) signal = requests[2] > 0 ? SIGTERM : requests[1] > 0 ? SIGINT : 0;
+}
+
+void TrainerState::agree_on_end() {
+  std::array<double, 3> requests = end_requests();
+  if (world) {
+    const Tensor sums = tensor(requests, {3}, {.dtype = DType::f64, .device = world->group().device()});
+    world->group().all_reduce(sums, ReduceOp::sum);
+    std::ranges::copy(sums.to_vector(), requests.begin());
+  }
+  take_end_requests(requests);
 }
 
 double TrainerState::now() const {

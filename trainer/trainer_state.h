@@ -1,6 +1,7 @@
 // What the parts of a Trainer share. Not for users.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <filesystem>
 #include <optional>
@@ -12,7 +13,9 @@
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/counters.h"
 #include "anneal/trainer/metric_log.h"
+#include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/precision.h"
+#include "anneal/trainer/signals.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -20,9 +23,10 @@ inline namespace v0 {
 
 struct TrainerState {
   TrainerState(Trainer& trainer, TrainerOptions options);
+  static TrainerState& of(Trainer& trainer) { return *trainer.state_; }
 
   Trainer& trainer;
-  const TrainerOptions options;
+  TrainerOptions options;
   const Precision precision;
   const std::shared_ptr<dist::World> world;  ///< null: this process is alone
   const Device device;
@@ -41,20 +45,29 @@ struct TrainerState {
   // Of the run.
   TrainingModule* module = nullptr;
   DataModule* data = nullptr;
-  bool validates = true;       ///< whether the module has a validation_step
+  ModuleParts parts;
   std::int64_t loaded_at = 0;  ///< the epoch in which the loaders were asked for
   bool automatic = true;       ///< the module's automatic_optimization()
   std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
-  int skips_in_a_row = 0;                         ///< of steps, by the scaler
+  std::optional<optim::GradScaler> guard;  ///< scales by 1, to skip steps with gradients that are not finite
+  int skips_in_a_row = 0;                  ///< of steps, by the scaler
+  std::int64_t bad_windows = 0, bad_in_a_row = 0;
+  bool ends_on_bad_number = false;
+  std::string message;                            ///< of why training ends
   double batch_share = 1;                         ///< of the running batch: this rank's
   bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
   bool toggled = false;
-  bool stop_agreed = false;  ///< by all ranks
+  bool check_follows = false;  ///< after this batch
+  bool stop_agreed = false;    ///< by all ranks
+  const SignalScope* signals = nullptr;
+  int signal = 0;                          ///< that ends the run, by all ranks' agreement
+  const TrainingModule* fitted = nullptr;  ///< by the last fit
   std::optional<DataLoader> train;
   std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
-  StateMap stream;                       ///< from which a resumed epoch's pass goes on
+  StateMap stream;                       ///< from which the pass of an epoch that was broken off goes on
   LimitedLoaders val;
+  LimitedLoaders own_run;  ///< of validate, test or predict
   std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
   std::filesystem::path resumed_from;
 
@@ -64,9 +77,12 @@ struct TrainerState {
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
   /// Whether it is so on any rank; they all call it.
   bool any_rank(bool here) const;
+  /// What this rank wants: a stop, an end by SIGINT, by SIGTERM; 1 for each.
+  std::array<double, 3> end_requests() const;
+  /// Takes note of the sums of these over the ranks.
+  void take_end_requests(std::span<const double, 3> requests);
   /// Makes what one rank asked for known to all; they all call it.
-  void agree_on_stop();
-  void set_stop_agreed() { stop_requested = stop_agreed = true; }
+  void agree_on_end();
 
   /// The text of rank 0, on all ranks; they all call it. Without other ranks, the text.
   std::string from_rank_zero(const std::string& name, const std::string& text) const;

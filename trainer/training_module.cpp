@@ -37,6 +37,9 @@ void TrainingModule::log(std::string_view name, double value, const LogOptions& 
 void TrainingModule::log(std::string_view name, const Tensor& value, const LogOptions& options) {
   trainer().log(name, value, options);
 }
+void TrainingModule::log(std::string_view name, Metric& metric, const LogOptions& options) {
+  trainer().log(name, metric, options);
+}
 
 void TrainingModule::clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
   const TrainerOptions& options = trainer().options();
@@ -57,6 +60,9 @@ void StepContext::log(std::string_view name, double value, const LogOptions& opt
 }
 void StepContext::log(std::string_view name, const Tensor& value, const LogOptions& options) {
   trainer_->log(name, value, options);
+}
+void StepContext::log(std::string_view name, Metric& metric, const LogOptions& options) {
+  trainer_->log(name, metric, options);
 }
 void StepContext::log_dict(const MetricMap& values, const LogOptions& options) {
   for (const auto& [name, value] : values) trainer_->log(name, value, options);

@@ -60,6 +60,7 @@ class TrainingModule : public nn::Module {
   virtual void teardown(Stage) {}
   virtual void on_fit_start() {}
   virtual void on_fit_end() {}
+  virtual void on_signal(int /*signal*/) {}
 
   virtual void on_train_start() {}
   virtual void on_train_end() {}
@@ -148,6 +149,7 @@ class TrainingModule : public nn::Module {
   /// Trainer::log, for hooks that get no StepContext.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
+  void log(std::string_view name, Metric& metric, const LogOptions& options = {});
   /// Makes the optimizer's next step clip gradients: to a norm, or by value. 0: it does not. Throws ConfigError for
   /// something else than the Trainer's gradient_clip_val and gradient_clip_algorithm, where those are set.
   void clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm = "norm");

@@ -91,9 +91,11 @@ void WeightAveraging::on_save_checkpoint(Trainer&, TrainingModule& module, Check
 }
 
 void WeightAveraging::on_load_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) {
+  last_step_ = checkpoint.counters.global_step;
   const auto own = checkpoint.extra.find(own_section), averages = checkpoint.extra.find(average_section);
   if (own == checkpoint.extra.end() || averages == checkpoint.extra.end()) {
     trainer.print("resume: the checkpoint has no averages of weights; they start from its weights");
+    if (averages_) averages_.emplace(tensors_of(module), options_.rule, trainer.optimizer());
     return;
   }
   resumed_.emplace();
@@ -106,6 +108,7 @@ void WeightAveraging::on_load_checkpoint(Trainer& trainer, TrainingModule& modul
     if (has(averaged, entry.name) && !has(*resumed_, entry.name)) resumed_->push_back(*plain);
     plain->tensor = entry.tensor;
   }
+  if (averages_) averages_->load_state_dict(*std::exchange(resumed_, {}));  // in the middle of a fit
 }
 
 EMAWeightAveraging::EMAWeightAveraging(EMAWeightAveragingOptions options)

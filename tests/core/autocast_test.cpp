@@ -34,7 +34,7 @@ TEST(Autocast, IsOffOutsideAndRefusesOtherTypes) {
     EXPECT_FALSE(autocast_dtype());
   }
   EXPECT_FALSE(autocast_dtype());
-  expect_contains(error_of([] { Autocast(DType::f32); }), "expected f16 or bf16, got f32");
+  expect_contains(error_of([] { const Autocast scope(DType::f32); }), "expected f16 or bf16, got f32");
   const Tensor x = randn({2, 2}).to(DType::bf16);
   expect_contains(error_of([&] { linear(x, randn({2, 2}), {}); }), "expected operands of one floating dtype");
   expect_contains(error_of([&] { x + randn({2, 2}); }), "expected operands of one dtype");

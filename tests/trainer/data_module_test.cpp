@@ -1,9 +1,10 @@
-// DataModules, hyper-parameters and load_from_checkpoint: rows C-028, C-055, C-186.
+// DataModules: rows C-028, C-186.
 #include <gtest/gtest.h>
+
+#include <cmath>
 
 #include "anneal/tests/dist/spawn_ranks.h"
 #include "anneal/tests/trainer/support.h"
-#include "anneal/trainer/load_from_checkpoint.h"
 
 namespace anneal_test {
 namespace {
@@ -177,6 +178,49 @@ TEST(DataModule, NewLoadersCountAndAResumedRunGetsTheSame) {
   EXPECT_EQ(fit((dir / "stop").string(), 0), whole);
 }
 
+struct GoesBad : Probe {
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    const Tensor loss = Probe::training_step(batch, step);
+    return step.trainer().total_batch_idx() == 4 ? loss * NAN : loss;
+  }
+};
+
+// Epochs of 4 and of 2 batches.
+struct Shrinking : DataModule {
+  DataLoader train_dataloader() override { return counting_loader(4 - 2 * trainer().current_epoch()); }
+};
+
+TEST(DataModule, ARollbackGetsTheLoaderOfItsEpoch) {
+  const TempFolder dir;
+  std::vector<std::int64_t> run;
+  TrainerOptions options =
+      quiet({.max_epochs = 2,
+             .reload_dataloaders_every_n_epochs = 1,
+             .on_bad_number = "rollback",
+             .callbacks = {ModelCheckpoint({.dirpath = dir.path(), .every_n_train_steps = 3}),
+                           AtBatchEnd([&](Trainer&, std::int64_t batch) { run.push_back(batch); })}});
+  options.enable_checkpointing = true;
+  GoesBad module;
+  Shrinking data;
+  EXPECT_EQ(Trainer(options).fit(module, data).global_step, 5);
+  EXPECT_EQ(run, (std::vector<std::int64_t>{0, 1, 2, 3, 0, 3, 1}));
+}
+
+TEST(DataModule, ContinueRunRestoresItsState) {
+  Recorded data;
+  Probe module;
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer trainer(options);
+  trainer.fit(module, data);
+  data.log.clear();
+  trainer.set_max_epochs(2);
+  EXPECT_EQ(trainer.fit(module, data, {.continue_run = true}).global_step, 4);
+  EXPECT_EQ(data.log, Log({"setup:fit", "load_state 7", "train_dl 1", "val_dl", "teardown:fit"}));
+  EXPECT_EQ(text.find("differ"), std::string::npos) << text;
+}
+
 TEST(DataModule, ItsTransferHooksComeInPlaceOfTheModules) {
   struct Doubling : Recorded {
     void on_after_batch_transfer(TrainingModule&, Batch& batch) override { batch.set("x", batch["x"] * 2.0); }
@@ -216,109 +260,6 @@ TEST(DataModule, OfDatasetsShufflesTheFirstAlone) {
   EXPECT_TRUE(data.predict_dataloader().loaders.empty());
   Probe module;
   EXPECT_EQ(Trainer(quiet({.max_epochs = 1})).fit(module, data).global_step, 10);
-}
-
-// ---- hyper-parameters ----
-
-struct Net : TrainingModule {
-  explicit Net(const HParams& hparams)
-      : width(hparam<std::int64_t>(hparams, "width")), dropout(hparam(hparams, "dropout", 0.1)) {}
-  std::int64_t width;
-  double dropout;
-  nn::Linear linear{{this, "linear"}, 1, width};
-
-  HParams hparams() const override { return {{"width", width}, {"dropout", dropout}, {"name", std::string("net")}}; }
-  Tensor training_step(const Batch& batch, StepContext&) override { return mean(linear(batch["x"])); }
-  OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 0.1})}; }
-};
-
-struct Sized : DataModule {
-  explicit Sized(const HParams& hparams) : size(hparam<std::int64_t>(hparams, "size")) {}
-  std::int64_t size, loaded = 0;
-  HParams hparams() const override { return {{"size", size}}; }
-  DataLoader train_dataloader() override { return counting_loader(size); }
-  StateMap state() const override { return {{"loaded", size * 10}}; }
-  void load_state(const StateMap& state) override { loaded = std::get<std::int64_t>(state.at("loaded")); }
-};
-
-TEST(LoadFromCheckpoint, MakesTheModuleOfItsRun) {
-  const TempFolder dir;
-  Net net({{"width", std::int64_t{3}}, {"dropout", 0.5}});
-  Sized data({{"size", std::int64_t{4}}});
-  Trainer(quiet({.max_epochs = 1, .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t i) {
-                                    if (i == 3) t.save_checkpoint(dir / "end");
-                                  })}}))
-      .fit(net, data);
-  const Net loaded = load_from_checkpoint<Net>(dir / "end");
-  EXPECT_EQ(loaded.width, 3);
-  EXPECT_EQ(loaded.dropout, 0.5);
-  EXPECT_EQ(loaded.linear.weight.to_vector(), net.linear.weight.to_vector());
-  EXPECT_EQ(load_from_checkpoint<Net>(dir / "end", {{"dropout", 0.0}}).dropout, 0);
-  EXPECT_THROW(load_from_checkpoint<Net>(dir / "end", {{"width", std::int64_t{2}}}), Error);  // the weights do not fit
-  const Sized sized = load_from_checkpoint<Sized>(dir / "end");
-  EXPECT_EQ(sized.size, 4);
-  EXPECT_EQ(sized.loaded, 40);
-}
-
-TEST(HParams, OfAllKindsSurviveACheckpoint) {
-  struct All : Probe {
-    HParams hparams() const override {
-      return {{"z", true},
-              {"a", std::int64_t{4}},
-              {"lr", 1.0},
-              {"best", -INFINITY},
-              {"opt", std::string("sgd")},
-              {"sizes", std::vector<std::int64_t>{}},
-              {"betas", std::vector<double>{1, 0.5}},
-              {"names", std::vector<std::string>{"x"}}};
-    }
-  };
-  const TempFolder dir;
-  All module;
-  Trainer(quiet({.max_epochs = 1,
-                 .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t) { t.save_checkpoint(dir / "c"); })}}))
-      .fit(module, counting_loader(1));
-  EXPECT_EQ(load_checkpoint(dir / "c").hparams, module.hparams());
-}
-
-TEST(HParams, AreReadByNameAndKind) {
-  const HParams hparams{{"n", std::int64_t{2}}, {"p", 0.5}, {"s", std::string("x")}};
-  EXPECT_EQ(hparam<int>(hparams, "n"), 2);
-  EXPECT_EQ(hparam<double>(hparams, "n"), 2.0);
-  EXPECT_EQ(hparam<std::string>(hparams, "s"), "x");
-  EXPECT_EQ(hparam(hparams, "q", 3.0), 3.0);
-  EXPECT_NE(message_of<Error>([&] { hparam<int>(hparams, "q"); }).find("\"p\": 0.5"), std::string::npos);
-  EXPECT_THROW(hparam<std::int64_t>(hparams, "p"), Error);
-  EXPECT_THROW(hparam<bool>(hparams, "n"), Error);
-}
-
-struct HParamsLogger : Logger {
-  explicit HParamsLogger(HParams* to) : to(to) {}
-  HParams* to;
-  void log_metrics(const MetricMap&, std::int64_t) override {}
-  void log_hyperparams(const HParams& hparams) override { merge(*to, hparams); }
-  fs::path log_dir() const override { return "."; }
-};
-
-TEST(HParams, OfModuleAndDataGoToLoggers) {
-  Net net({{"width", std::int64_t{1}}});
-  Sized data({{"size", std::int64_t{2}}});
-  HParams logged;
-  Trainer(quiet({.max_epochs = 1, .logger = HParamsLogger(&logged)})).fit(net, data);
-  EXPECT_EQ(
-      logged,
-      HParams({{"width", std::int64_t{1}}, {"dropout", 0.1}, {"name", std::string("net")}, {"size", std::int64_t{2}}}));
-  logged.clear();
-  Trainer(quiet({.max_epochs = 1, .logger = HParamsLogger(&logged), .enable_autolog_hparams = false})).fit(net, data);
-  EXPECT_TRUE(logged.empty());
-
-  struct Contrary : Sized {
-    using Sized::Sized;
-    HParams hparams() const override { return {{"width", std::int64_t{9}}}; }
-  };
-  Contrary contrary({{"size", std::int64_t{2}}});
-  EXPECT_NE(message_of<ConfigError>([&] { Trainer(quiet({.max_epochs = 1})).fit(net, contrary); }).find("width"),
-            std::string::npos);
 }
 
 #if ANNEAL_HAS_GLOO

@@ -364,22 +364,25 @@ TEST(Clipping, EqualsTheHandCalculation) {
     for (const std::string precision : {"32-true", "64-true", "16-mixed", "bf16-mixed"})
       for (const bool reads : {false, true})
         for (const double limit : {4.0, 1000.0}) {
+          const bool logs = limit == 1000;
           SCOPED_TRACE(algorithm + ' ' + precision + (reads ? " read " : " ") + std::to_string(limit));
           auto follower = std::make_shared<Follower>();
           follower->scale = precision == "16-mixed" ? 65536 : 1;
           follower->reads = reads;
           follower->algorithm = algorithm;
           follower->limit = limit;
-          follower->knows_norm = algorithm == "norm" || precision == "16-mixed";
+          follower->knows_norm = algorithm == "norm" || precision == "16-mixed" || logs;
           Vector module;
           Trainer trainer(quiet({.precision = precision,
                                  .max_epochs = 1,
                                  .accumulate_grad_batches = windows_of,
                                  .gradient_clip_val = limit,
                                  .gradient_clip_algorithm = algorithm,
+                                 .log_grad_norm = logs,
                                  .callbacks = {follower}}));
           EXPECT_EQ(trainer.fit(module, gradients()).global_step, 3);
           EXPECT_EQ(follower->window, 3u);
+          if (logs) { EXPECT_NEAR(trainer.callback_metrics()["grad_norm"], norm_of(averages[2]), 1e-5); }
         }
 }
 

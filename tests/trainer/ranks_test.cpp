@@ -192,6 +192,47 @@ TEST(RanksOf, StopTogether) {
   EXPECT_EQ(spawn_ranks(2, "stops", {}, std::chrono::seconds(30)).codes(), std::vector<int>({0, 0}));
 }
 
+// Of a search for a learning rate nothing stays but rank 0's suggestion.
+const RankFunction train_and_search("searches", [] {
+  const auto result_with = [](std::vector<Shared<Callback>> callbacks) {
+    TrainerOptions options = options_of(1);
+    options.callbacks = std::move(callbacks);
+    Trainer trainer(std::move(options));
+    manual_seed(40);
+    Net net;
+    trainer.fit(net, loader(2, true), loader(2, false));
+    return describe(net, trainer);
+  };
+  const auto finder = std::make_shared<LearningRateFinder>(
+      LearningRateFinderOptions{.min_lr = 1e-4, .num_training = 30, .update_attr = false});
+  if (result_with({finder}) != result_with({}) || finder->curve().lr.size() < 20) return 1;
+  double rate = 0;
+  const std::string result = result_with({LearningRateFinder({.min_lr = 1e-4, .num_training = 30, .attr = &rate})});
+  std::fputs(format("{} {}", rate, result).c_str(), stderr);
+  return rate > 0 ? 0 : 1;
+});
+
+TEST(RanksOf, SearchTogether) {
+  const RankResults results = spawn_ranks(2, "searches", {}, std::chrono::seconds(60));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err;
+  EXPECT_EQ(results.ranks[0].err, results.ranks[1].err);
+}
+
+const RankFunction train_and_scale("scales", [] {
+  Trainer trainer(options_of(1));
+  Net net;
+  DataLoader train = loader(2, true);
+  Tuner(trainer).scale_batch_size(net, train);
+  return 0;
+});
+
+TEST(RanksOf, SearchForNoBatchSize) {
+  const RankResults results = spawn_ranks(2, "scales", {}, std::chrono::seconds(30));
+  EXPECT_EQ(results.codes(), std::vector<int>({1, 1}));
+  EXPECT_NE(results.ranks[0].err.find("scale_batch_size: expected one rank, got 2"), std::string::npos)
+      << results.ranks[0].err;
+}
+
 // Layers that are unfrozen on the way are summed over the ranks from then on.
 const RankFunction train_and_unfreeze("unfreezes", [] {
   struct Unfreezer : Net {

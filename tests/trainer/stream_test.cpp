@@ -1,8 +1,12 @@
 // Training and evaluating on streams, whose length nobody knows beforehand; checks by time: rows C-069, C-070, C-092.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <csignal>
+
 #include "anneal/tests/dist/spawn_ranks.h"
 #include "anneal/tests/trainer/support.h"
+#include "anneal/trainer/tuner.h"
 
 namespace anneal_test {
 namespace {
@@ -215,25 +219,107 @@ TEST(Stream, AResumedRunIsTheSameToTheBit) {
   }
 }
 
+// The signal comes in batch `at` of ten; the epoch goes on from a file, or in the same Trainer.
+TEST(Stream, ARunThatASignalEndedGoesOnToTheBit) {
+  for (const bool stateful : {false, true}) {
+    std::int64_t read = 0;
+    const DataLoader noise([&](std::int64_t) { return std::make_unique<Noise>(stateful, &read); });
+    Noisy undisturbed;
+    Trainer(quiet({.max_epochs = 2, .accumulate_grad_batches = 2})).fit(undisturbed, noise);
+    for (std::int64_t at = 0; at < 10; ++at)
+      for (const bool same_trainer : {false, true}) {
+        const TempFolder dir;
+        const auto options = [&](bool signalled) {
+          TrainerOptions o = quiet({.max_epochs = 2, .accumulate_grad_batches = 2});
+          o.handle_signals = o.enable_checkpointing = true;
+          o.callbacks = {ModelCheckpoint({.dirpath = dir.path(), .save_top_k = 0})};
+          if (signalled)
+            o.callbacks.push_back(AtBatchEnd([at](Trainer& trainer, std::int64_t) {
+              if (trainer.total_batch_idx() == at) std::raise(SIGTERM);
+            }));
+          return o;
+        };
+        Noisy module, other;
+        Trainer trainer(options(true));
+        EXPECT_EQ(trainer.fit(module, noise).reason, StopReason::signal);
+        read = 0;
+        const FitResult result = same_trainer ? trainer.fit(module, noise, {.continue_run = true})
+                                              : Trainer(options(false)).fit(other, noise, {.resume = "last"});
+        EXPECT_EQ(result.reason, StopReason::max_epochs) << at << same_trainer;
+        EXPECT_EQ((same_trainer ? module : other).weight.item(), undisturbed.weight.item()) << at << same_trainer;
+        if (stateful) { EXPECT_EQ(read, 9 - at) << at << same_trainer; }
+      }
+  }
+}
+
+// In the first pass over batch 7 the loss is no number.
+struct Spoiled : Noisy {
+  bool leaves_out = false;
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    if (step.trainer().total_batch_idx() != 7) return Noisy::training_step(batch, step);
+    return leaves_out ? Tensor() : sum(weight) * NAN;
+  }
+};
+
+TEST(Stream, ARollbackReadsAgainFromTheCheckpointOn) {
+  for (const bool stateful : {false, true}) {
+    const TempFolder dir;
+    std::int64_t read = 0;
+    const DataLoader noise([&](std::int64_t) { return std::make_unique<Noise>(stateful, &read); });
+    Spoiled without, module;
+    without.leaves_out = true;
+    Trainer(quiet({.max_epochs = 2})).fit(without, noise);
+    read = 0;
+    TrainerOptions options = quiet({.max_epochs = 2,
+                                    .on_bad_number = "rollback",
+                                    .callbacks = {ModelCheckpoint({.dirpath = dir.path(), .every_n_train_steps = 2})}});
+    options.enable_checkpointing = true;
+    EXPECT_EQ(Trainer(options).fit(module, noise).global_step, 9);
+    EXPECT_EQ(module.weight.item(), without.weight.item());
+    // Nine, with the look ahead from batch 7; then those behind the checkpoint, which is that of batch 5.
+    EXPECT_EQ(read, stateful ? 9 + 4 : 9 + 5);
+  }
+}
+
+TEST(Stream, ASearchHasPassesOfItsOwn) {
+  std::int64_t read = 0;
+  const DataLoader noise([&](std::int64_t) { return std::make_unique<Noise>(true, &read); });
+  Noisy undisturbed, module;
+  Trainer(quiet({.max_epochs = 2})).fit(undisturbed, noise);
+  const LearningRateFinder finder({.num_training = 7, .early_stop_threshold = std::nullopt, .update_attr = false});
+  Trainer(quiet({.max_epochs = 2, .callbacks = {finder}})).fit(module, noise);
+  EXPECT_EQ(module.weight.item(), undisturbed.weight.item());
+  DataLoader stream = counting_stream(3);
+  Trainer trainer(quiet());
+  EXPECT_NE(message_of<ConfigError>([&] { Tuner(trainer).scale_batch_size(module, stream); }).find("stream"),
+            std::string::npos);
+}
+
 TEST(CheckInterval, ByTime) {
   double now = 100;
+  Checks announced;
   const auto watch = std::make_shared<Watch>();
-  TrainerOptions options = quiet({.max_epochs = 1,
-                                  .val_check_interval = 1s,
-                                  .callbacks = {AtBatchEnd([&](Trainer&, std::int64_t) { now += 0.6; }), watch},
-                                  .clock = [&] { return now; }});
+  const AtBatchEnd note([&](Trainer& trainer, std::int64_t) {
+    if (trainer.check_follows()) announced.push_back(trainer.total_batch_idx() + 1);
+  });
+  TrainerOptions options =
+      quiet({.max_epochs = 1, .val_check_interval = 1s, .callbacks = {note, watch}, .clock = [&] { return now; }});
   Probe module;
+  module.in_training_step = [&](const Batch&, StepContext&) { now += 0.6; };
   module.in_validation_step = [&](const Batch&, StepContext&) { now += 5; };  // what a check takes does not count
   Trainer(options).fit(module, counting_loader(5), counting_loader(1));
   EXPECT_EQ(watch->checks, Checks({2, 4}));
+  EXPECT_EQ(announced, watch->checks);
 
   watch->checks.clear();
+  announced.clear();
   watch->batches = 0;
   options.val_check_interval = "00:00:00:01";
   options.check_val_every_n_epoch = 2;
   options.max_epochs = 2;
   Trainer(options).fit(module, counting_stream(5), counting_loader(1));
   EXPECT_EQ(watch->checks, Checks({6, 8, 10}));  // the first epoch's time counts, its end is not due
+  EXPECT_EQ(announced, watch->checks);
 }
 
 TEST(CheckInterval, WrongTimesAreRefused) {

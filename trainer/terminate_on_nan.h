@@ -1,0 +1,25 @@
+// Ends training when the loss is no number.
+#pragma once
+
+#include "anneal/trainer/callback.h"
+
+namespace anneal {
+inline namespace v0 {
+
+/// With it, `on_bad_number` of a Trainer that would ignore one is "stop": a loss or gradients that are not finite end
+/// training before they can change a weight, with StopReason::bad_number.
+class TerminateOnNaN final : public Callback {
+ public:
+  /// Whether that ended the last fit.
+  bool triggered() const { return triggered_; }
+
+  void configure(TrainerOptions& options) override;
+  void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
+  void on_train_end(Trainer& trainer, TrainingModule& module) override;
+
+ private:
+  bool triggered_ = false;
+};
+
+}  // namespace v0
+}  // namespace anneal

@@ -30,6 +30,14 @@ bool Batch::contains(std::string_view name) const {
   return std::ranges::find(tensors_, name, &NamedTensor::name) != tensors_.end();
 }
 
+Batch Batch::part(std::string_view name) const {
+  Batch part;
+  for (const auto& entry : tensors_)
+    if (entry.name.starts_with(name) && entry.name.substr(name.size()).starts_with('.'))
+      part.tensors_.push_back({entry.name.substr(name.size() + 1), entry.tensor});
+  return part;
+}
+
 void Batch::set(std::string_view name, Tensor tensor) {
   const auto it = std::ranges::find(tensors_, name, &NamedTensor::name);
   if (it != tensors_.end()) it->tensor = std::move(tensor);

@@ -31,6 +31,8 @@ class Batch {
   const Tensor& operator[](std::string_view name) const;
   const Tensor& operator[](int index) const;
   bool contains(std::string_view name) const;
+  /// The tensors whose names begin with "<name>.", without that: of a combined loader's batch, those of one loader.
+  Batch part(std::string_view name) const;
   /// Replaces a tensor, or adds one behind the others.
   void set(std::string_view name, Tensor tensor);
 

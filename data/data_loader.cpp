@@ -17,6 +17,7 @@
 #endif
 
 #include "anneal/core/autograd.h"
+#include "anneal/data/batch_pass.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -106,9 +107,9 @@ class Workers {
 
 }  // namespace
 
-class BatchIterator::Pass {
+class DatasetPass final : public BatchPass {
  public:
-  Pass(const DataLoader& loader, std::int64_t epoch, std::int64_t first)
+  DatasetPass(const DataLoader& loader, std::int64_t epoch, std::int64_t first)
       : dataset_(loader.dataset_),
         options_(loader.options_),
         epoch_(epoch),
@@ -130,7 +131,7 @@ class BatchIterator::Pass {
                        [this](std::int64_t i) { return make(i); });
   }
 
-  void advance() {
+  void advance() override {
     current_ = {};  // its memory serves the next one
     if (done() || ++index_ == end_) return;
     try {
@@ -140,10 +141,11 @@ class BatchIterator::Pass {
       throw;
     }
   }
-  Batch& current() { return current_; }
-  std::int64_t index() const { return index_; }
-  std::span<const std::int64_t> samples() const { return samples(index_); }
-  bool done() const { return index_ == end_; }
+  bool done() const override { return index_ == end_; }
+  bool last() override { return index_ + 1 >= end_; }
+  Batch& current() override { return current_; }
+  std::int64_t index() const override { return index_; }
+  std::span<const std::int64_t> samples() const override { return samples(index_); }
 
  private:
   std::span<const std::int64_t> samples(std::int64_t i) const {
@@ -176,7 +178,7 @@ class BatchIterator::Pass {
   std::optional<Workers> workers_;  // the last member: it calls make
 };
 
-BatchIterator::BatchIterator(std::unique_ptr<Pass> pass) : pass_(std::move(pass)) { pass_->advance(); }
+BatchIterator::BatchIterator(std::unique_ptr<BatchPass> pass) : pass_(std::move(pass)) { pass_->advance(); }
 BatchIterator::BatchIterator(BatchIterator&&) noexcept = default;
 BatchIterator& BatchIterator::operator=(BatchIterator&&) noexcept = default;
 BatchIterator::~BatchIterator() = default;
@@ -188,6 +190,8 @@ BatchIterator& BatchIterator::operator++() {
 }
 std::span<const std::int64_t> BatchIterator::samples() const { return pass_->samples(); }
 std::int64_t BatchIterator::index() const { return pass_->index(); }
+bool BatchIterator::last() const { return pass_->last(); }
+StateMap BatchIterator::state(std::int64_t next) const { return pass_->state(next); }
 bool BatchIterator::operator==(std::default_sentinel_t) const { return pass_->done(); }
 
 DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options)
@@ -203,7 +207,28 @@ DataLoader::DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions
   else sampler_ = std::make_shared<SequentialSampler>(dataset_->size());
 }
 
+DataLoader loader_of(std::shared_ptr<const BatchSource> source) { return DataLoader(std::move(source)); }
+DataLoader DataLoader::stream(OpenStream open, std::uint64_t seed) {
+  return loader_of(stream_source(std::move(open), seed));
+}
+
+DataLoader DataLoader::each(const LoaderFunction& f) const {
+  if (!is_combined()) return f(*this);
+  DataLoader changed = *this;
+  changed.source_ = source_->each(f);
+  return changed;
+}
+
+DataLoader DataLoader::head(std::int64_t n) const {
+  check(!source_ && n >= 0, "head: expected a loader of a dataset and at least 0 batches, got {} of {}", n,
+        source_ ? "another" : "such a loader");
+  DataLoader part = *this;
+  part.head_ = n;
+  return part;
+}
+
 DataLoader DataLoader::with_batch_size(std::int64_t batch_size) const {
+  check(!source_, "with_batch_size: expected a loader of a dataset");
   check<ConfigError>(batch_size > 0, "batch_size: expected at least 1, got {}", batch_size);
   DataLoader other = *this;
   other.options_.batch_size = batch_size;
@@ -211,11 +236,14 @@ DataLoader DataLoader::with_batch_size(std::int64_t batch_size) const {
 }
 
 std::int64_t DataLoader::size() const {
+  if (source_) return source_->size();
   const std::int64_t samples = sampler_->size(), batch = options_.batch_size * ranks_;
-  return samples / batch + (!options_.drop_last && samples % batch != 0);
+  return std::min(head_, samples / batch + (!options_.drop_last && samples % batch != 0));
 }
 
 DataLoader DataLoader::shard(int rank, int ranks) const {
+  if (is_combined()) return each([&](const DataLoader& loader) { return loader.shard(rank, ranks); });
+  if (source_) return *this;
   check(ranks_ == 1, "shard: the loader is rank {}'s of {} already", rank_, ranks_);
   check(ranks >= 1 && rank >= 0 && rank < ranks, "shard: no rank {} of {}", rank, ranks);
   DataLoader part = *this;
@@ -225,14 +253,16 @@ DataLoader DataLoader::shard(int rank, int ranks) const {
 }
 
 std::int64_t DataLoader::global_batch_size(std::int64_t i) const {
+  if (source_) return source_->global_batch_size(i);
   const std::int64_t batch = options_.batch_size * ranks_;
   return std::clamp<std::int64_t>(sampler_->size() - i * batch, 0, batch);
 }
 
-BatchIterator DataLoader::begin(std::int64_t epoch, std::int64_t first_batch) const {
+BatchIterator DataLoader::begin(std::int64_t epoch, std::int64_t first_batch, const StateMap& state) const {
   check(first_batch >= 0 && first_batch <= size(), "data loader: no batch {}; an epoch has {} of them", first_batch,
         size());
-  return BatchIterator(std::make_unique<BatchIterator::Pass>(*this, epoch, first_batch));
+  if (source_) return BatchIterator(source_->begin(epoch, first_batch, state));
+  return BatchIterator(std::make_unique<DatasetPass>(*this, epoch, first_batch));
 }
 
 }  // namespace v0

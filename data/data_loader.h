@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <functional>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <span>
 #include <utility>
 
+#include "anneal/data/batch_stream.h"
 #include "anneal/data/dataset.h"
 #include "anneal/data/sampler.h"
 
@@ -31,6 +33,14 @@ struct DataLoaderOptions {
   std::shared_ptr<const Sampler> sampler = {};  ///< an order of your own, instead of `shuffle`
 };
 
+/// The size of what nobody knows the size of: more than any number.
+inline constexpr std::int64_t unknown_size = std::numeric_limits<std::int64_t>::max();
+
+class DataLoader;
+using LoaderFunction = std::function<DataLoader(const DataLoader&)>;
+class BatchPass;
+class BatchSource;
+
 /// Where a pass over an epoch stands, and its worker threads: they end with it. An input iterator.
 class BatchIterator {
  public:
@@ -48,18 +58,21 @@ class BatchIterator {
   /// then at its end.
   BatchIterator& operator++();
   void operator++(int) { ++*this; }
-  /// The dataset's samples that the batch was made from; valid until the iterator moves on.
+  /// The dataset's samples that the batch was made from; valid until the iterator moves on. None of a stream.
   std::span<const std::int64_t> samples() const;
   /// The batch's number in its epoch.
   std::int64_t index() const;
+  /// Whether no other batch follows. A stream is asked for the next one, which is kept.
+  bool last() const;
+  /// Of a stream that has a state: what a pass goes on from with batch `next`, the current one or the one behind it.
+  StateMap state(std::int64_t next) const;
   bool operator==(std::default_sentinel_t) const;
 
  private:
   friend class DataLoader;
-  class Pass;
-  explicit BatchIterator(std::unique_ptr<Pass> pass);
+  explicit BatchIterator(std::unique_ptr<BatchPass> pass);
 
-  std::unique_ptr<Pass> pass_;
+  std::unique_ptr<BatchPass> pass_;
 };
 
 /// Gives a dataset's samples in batches:
@@ -77,20 +90,38 @@ class DataLoader {
   template <std::derived_from<Dataset> D>
   explicit DataLoader(D dataset, DataLoaderOptions options = {})
       : DataLoader(std::make_shared<const D>(std::move(dataset)), std::move(options)) {}
+  /// Gives the batches of streams, of which `open(epoch)` begins one for each pass (BatchStream, or a function), as
+  /// they come. Of several ranks each reads its own: `open` decides which rank reads what.
+  ///
+  ///   DataLoader five([](std::int64_t epoch) {
+  ///     return [i = 0]() mutable { return i++ < 5 ? std::optional(Batch{{"x", randn({8, 2})}}) : std::nullopt; };
+  ///   });
+  template <std::invocable<std::int64_t> Open>
+  explicit DataLoader(Open open, std::uint64_t seed = 0) : DataLoader(stream(open_stream(std::move(open)), seed)) {}
+
+  /// Whether it reads streams.
+  bool is_stream() const { return size() == unknown_size; }
+  /// Whether it is made of several (combine.h).
+  bool is_combined() const { return source_ && !is_stream(); }
+  /// f of it; of combined loaders with f of each.
+  DataLoader each(const LoaderFunction& f) const;
+  /// With the first `n` batches of each epoch alone. Throws Error unless it reads a dataset.
+  DataLoader head(std::int64_t n) const;
 
   /// The part of rank `rank` of `ranks` that train together: of the samples at positions k * ranks to (k + 1) * ranks
   /// in the order, it gets the one at k * ranks + rank. So batch i of all ranks together is what one loader with a
   /// batch_size `ranks` times as large gives as its batch i. All ranks have equally many batches: when an epoch's last
-  /// samples do not suffice, the last batch of some is smaller, or empty.
+  /// samples do not suffice, the last batch of some is smaller, or empty. Streams stay as they are.
   DataLoader shard(int rank, int ranks) const;
-  /// How many samples all ranks' batches `i` have together.
+  /// How many samples all ranks' batches `i` have together. 0 of streams.
   std::int64_t global_batch_size(std::int64_t i) const;
 
-  /// The same with batches of another size. Throws ConfigError for one below 1.
+  /// The same with batches of another size. Throws ConfigError for one below 1, and Error unless it reads a dataset.
   DataLoader with_batch_size(std::int64_t batch_size) const;
 
-  /// Batches in an epoch.
+  /// Batches in an epoch; unknown_size of streams.
   std::int64_t size() const;
+  /// Null unless it reads a dataset.
   const std::shared_ptr<const Dataset>& dataset() const { return dataset_; }
   const DataLoaderOptions& options() const { return options_; }
 
@@ -100,16 +131,21 @@ class DataLoader {
 
   BatchIterator begin() { return begin(epoch_++, 0); }
   std::default_sentinel_t end() const { return {}; }
-  /// A pass over any epoch from any of its batches on; `epoch()` stays as it is.
-  BatchIterator begin(std::int64_t epoch, std::int64_t first_batch) const;
+  /// A pass over any epoch from any of its batches on; `epoch()` stays as it is. A stream is given the state of
+  /// BatchIterator::state to get there, or reads what comes before.
+  BatchIterator begin(std::int64_t epoch, std::int64_t first_batch, const StateMap& state = {}) const;
 
  private:
-  friend class BatchIterator;
+  friend class DatasetPass;
+  friend DataLoader loader_of(std::shared_ptr<const BatchSource> source);
+  explicit DataLoader(std::shared_ptr<const BatchSource> source) : source_(std::move(source)) {}
+  static DataLoader stream(OpenStream open, std::uint64_t seed);
 
+  std::shared_ptr<const BatchSource> source_;  // null: a dataset
   std::shared_ptr<const Dataset> dataset_;
   DataLoaderOptions options_;
   std::shared_ptr<const Sampler> sampler_;
-  std::int64_t epoch_ = 0;
+  std::int64_t epoch_ = 0, head_ = unknown_size;
   int rank_ = 0, ranks_ = 1;
 };
 

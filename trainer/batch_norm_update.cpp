@@ -42,6 +42,7 @@ void update_batch_norm(TrainerState& s) {
   std::int64_t seen = 0;
   for (std::int64_t i = 0; i < s.train_batches; ++i) {
     if (i > 0) ++it;
+    if (it == std::default_sentinel) break;  // a stream's end
     if (it->empty()) continue;
     s.transfer(*it);
     ++seen;

@@ -8,6 +8,7 @@
 #include "anneal/trainer/evaluation_loop.h"
 #include "anneal/trainer/fit_loop.h"
 #include "anneal/trainer/run.h"
+#include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/trial.h"
 
 namespace anneal {
@@ -23,7 +24,7 @@ std::int64_t samples_of(const DataLoader& loader) {
 
 void run_steps(TrainerState& s, const DataLoader& loader, std::int64_t steps) {
   if (s.train) {
-    const Restored<const DataLoader*> train(s.train, &loader);
+    const Restored<std::optional<DataLoader>> train(s.train, loader);
     s.train_batches = loader.size();
     s.options.max_epochs = s.options.max_steps = steps;
     FitLoop(s).run();
@@ -80,6 +81,8 @@ void BatchSizeFinder::scale_batch_size(Trainer& trainer, TrainingModule&) {
   check<ConfigError>(s.ranks() == 1, "scale_batch_size: expected one rank, got {}", s.ranks());
   check<ConfigError>(s.train || s.own_run.loaders.size() == 1, "scale_batch_size: expected one loader, got {}",
                      s.own_run.loaders.size());
+  check<ConfigError>(loader_of(s).dataset() != nullptr,
+                     "scale_batch_size: expected a loader of a dataset, got a stream or combined loaders");
   const std::int64_t largest = std::min(options_.max_val, samples_of(loader_of(s)));
   if (largest == 0 || skips_search(s, "scale_batch_size")) return;
   found_ = search(options_, largest, [&](std::int64_t size) { return fits(s, size, options_.steps_per_trial); });
@@ -92,10 +95,8 @@ void BatchSizeFinder::use(TrainerState& s) const {
   if (options_.attr) *options_.attr = found_;
   else if (s.parts.set_batch_size) s.parts.set_batch_size(found_);
   DataLoader loader = loader_of(s).with_batch_size(found_);
-  if (!s.train) return s.set_own_run(s.stage, loader);
-  s.resized_train = std::move(loader);
-  s.train = &*s.resized_train;
-  resolve_limits(s);
+  if (!s.train) return set_evaluation_loaders(s, loader);
+  set_train_loader(s, std::move(loader));
   for (ActiveOptimizer& active : s.optimizers) active.set_run(run_numbers(s));
 }
 

@@ -37,7 +37,7 @@ class BatchSizeFinder : public Callback {
   explicit BatchSizeFinder(BatchSizeFinderOptions options = {});
 
   /// One search. Throws Error when batches have begun (of fit on_fit_start, on_train_start and on_train_epoch_start are
-  /// the places) or no size works, and ConfigError for several ranks or loaders.
+  /// the places) or no size works, and ConfigError for several ranks or loaders, and for a stream.
   void scale_batch_size(Trainer& trainer, TrainingModule& module);
   /// What the last search found; 0: there was none.
   std::int64_t optimal_batch_size() const { return found_; }

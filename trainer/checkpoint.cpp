@@ -95,14 +95,15 @@ Progress to_progress(const json& j) { return {j.at("ready"), j.at("started"), j.
 json to_json(const Counters& c) {
   return {{"epoch", to_json(c.epoch)},
           {"batch", to_json(c.batch)},
+          {"epoch_batches", c.epoch_batches},
           {"total_batches", c.total_batches},
           {"global_step", c.global_step},
           {"accumulate", c.accumulate},
           {"losses", c.losses},
           {"window", c.window},
           {"weighted", c.weighted},
-          {"stepped", c.stepped},
           {"bad", c.bad},
+          {"stepped", c.stepped},
           {"checks", c.checks},
           {"checked_at", c.checked_at},
           {"evaluated", c.evaluated}};
@@ -110,6 +111,7 @@ json to_json(const Counters& c) {
 Counters to_counters(const json& j) {
   Counters c{.epoch = to_progress(j.at("epoch")),
              .batch = to_progress(j.at("batch")),
+             .epoch_batches = j.value("epoch_batches", std::int64_t{0}),
              .total_batches = j.at("total_batches"),
              .global_step = j.at("global_step"),
              .accumulate = j.at("accumulate"),
@@ -151,6 +153,39 @@ json to_json(const MetricLog::State& state) {
           {"callback", to_json(state.callback)},
           {"logged", to_json(state.logged)},
           {"bar", to_json(state.bar)}};
+}
+
+// In their order, each with the number of its type: JSON does not tell that of an empty list.
+json hparams_json(const HParams& hparams) {
+  json j = json::array();
+  for (const auto& [name, value] : hparams)
+    j.push_back({name, value.index(),
+                 std::visit(
+                     [](const auto& v) -> json {
+                       using V = std::decay_t<decltype(v)>;
+                       if constexpr (std::is_same_v<V, double>) return number(v);
+                       else if constexpr (std::is_same_v<V, std::vector<double>>) return to_json(v);
+                       else return v;
+                     },
+                     value)});
+  return j;
+}
+HParam to_hparam(std::size_t type, const json& j) {
+  switch (type) {
+    case 0: return j.get<bool>();
+    case 1: return j.get<std::int64_t>();
+    case 2: return to_number(j);
+    case 3: return j.get<std::string>();
+    case 4: return j.get<std::vector<std::int64_t>>();
+    case 5: return to_numbers(j);
+    case 6: return j.get<std::vector<std::string>>();
+    default: throw Error(format("a hyper-parameter of the unknown type {}", type));
+  }
+}
+HParams to_hparams(const json& j) {
+  HParams hparams;
+  for (const json& entry : j) hparams.emplace_back(entry.at(0), to_hparam(entry.at(1), entry.at(2)));
+  return hparams;
 }
 
 HookPoint to_hook(const std::string& name) {
@@ -275,9 +310,16 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
          {"seed", c.seed},
          {"ranks", c.ranks},
          {"loops", to_json(c.counters)},
-         {"loader", {{"size", c.loader.size}, {"batch_size", c.loader.batch_size}, {"seed", c.loader.seed}}},
+         {"loader",
+          {{"size", c.loader.size},
+           {"batch_size", c.loader.batch_size},
+           {"seed", c.loader.seed},
+           {"stream", to_json(c.loader.stream)}}},
          {"logging", to_json(c.logging)},
          {"user", to_json(c.user)},
+         {"datamodule", to_json(c.data)},
+         {"hyper_parameters", hparams_json(c.hparams)},
+         {"datamodule_hyper_parameters", hparams_json(c.data_hparams)},
          {"extra", json::array()},
          {"optimizers", json::array()},
          {"loggers", json::array()},
@@ -313,9 +355,13 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
     c.ranks = j.value("ranks", 1);
     c.counters = to_counters(j.at("loops"));
     const json& loader = j.at("loader");
-    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed")};
+    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed"),
+                to_state(loader.value("stream", json::object()))};
     c.logging = to_logging(j.at("logging"));
     c.user = to_state(j.at("user"));
+    c.data = to_state(j.value("datamodule", json::object()));
+    c.hparams = to_hparams(j.value("hyper_parameters", json::array()));
+    c.data_hparams = to_hparams(j.value("datamodule_hyper_parameters", json::array()));
     for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
     for (const json& section : j.at("extra")) c.extra[section.get<std::string>()];
     for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));

@@ -21,6 +21,7 @@
 #include "anneal/core/named_tensor.h"
 #include "anneal/kernels/kernels.h"
 #include "anneal/trainer/counters.h"
+#include "anneal/trainer/hparams.h"
 #include "anneal/trainer/metric_log.h"
 #include "anneal/trainer/metric_map.h"
 
@@ -40,9 +41,10 @@ struct Checkpoint {
   struct Loader {
     std::int64_t size = 0, batch_size = 0;
     std::uint64_t seed = 0;
+    StateMap stream = {};  ///< where its pass stood
   };
 
-  bool weights_only = false;  ///< only model, counters, seed, user and extra are there
+  bool weights_only = false;  ///< only model, counters, seed, hyper-parameters, user and extra are there
   StateDict model, accumulation, scaler;
   std::vector<Optimizer> optimizers;
   Generator generator;
@@ -53,7 +55,9 @@ struct Checkpoint {
   MetricLog::State logging;
   std::map<std::string, StateMap> callbacks;
   std::vector<StateMap> loggers;
-  StateMap user;  ///< the module's own
+  StateMap user;                  ///< the module's own
+  StateMap data;                  ///< the DataModule's
+  HParams hparams, data_hparams;  ///< of both
   /// Tensors of the module's and of callbacks, in sections: "<section>.<name>" in the file. A section's name has no
   /// dot.
   std::map<std::string, StateDict> extra;

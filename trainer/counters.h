@@ -14,7 +14,8 @@ struct Progress {
 
 struct Counters {
   Progress epoch;
-  Progress batch;  // of the epoch
+  Progress batch;                  // of the epoch
+  std::int64_t epoch_batches = 0;  // that it has: the limit, or fewer once a stream has ended
   std::int64_t total_batches = 0;
   std::int64_t global_step = 0;
   std::int64_t accumulate = 1;     // micro-batches that make a step in this epoch

@@ -63,10 +63,11 @@ constexpr Actions validation_actions{"validation_dataloader_next", "run_validati
 constexpr Actions test_actions{"test_dataloader_next", "run_test_batch"};
 constexpr Actions predict_actions{"predict_dataloader_next", "run_predict_batch"};
 
-// Calls f(batch, step) for the batches of each loader, brought to where the module is.
+// Calls f(batch, step) for the batches of each loader, brought to where the module is. How many there were.
 template <class F>
-void for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f) {
+std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f) {
   Profiler* const profiler = s.profiler.get();
+  std::int64_t all = 0;
   for (std::size_t l = 0; l < set.loaders.size(); ++l) {
     if (set.batches[l] == 0) continue;
     std::optional<BatchIterator> it;
@@ -76,6 +77,8 @@ void for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& a
         if (it) ++*it;
         else it.emplace(set.loaders[l].begin(s.counters.epoch.completed, 0));
       }
+      if (*it == std::default_sentinel) break;  // a stream's end
+      ++all;
       Batch& batch = **it;
       if (batch.empty()) {  // this rank's share of the last one, unless it is alone
         if (!s.world) s.console.warn("an evaluation's loader gave an empty batch; it is skipped");
@@ -90,6 +93,7 @@ void for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& a
       if (profiler && s.stage > Stage::sanity_check) profiler->end_batch();
     }
   }
+  return all;
 }
 
 Generator own_generator(const TrainerState& s) {
@@ -114,7 +118,7 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
     call(s, hooks.epoch_start);
     std::int64_t x = evaluated;
     const Actions& actions = loop == Loop::validation ? validation_actions : test_actions;
-    for_each_batch(s, set, actions, [&](const Batch& batch, StepContext& step) {
+    const std::int64_t batches = for_each_batch(s, set, actions, [&](const Batch& batch, StepContext& step) {
       s.log.begin_batch(batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
       call(s, hooks.batch_start, batch, step);
       {
@@ -134,7 +138,7 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
     if (purpose != Purpose::sanity_check) {
       s.write_row(s.log.epoch_row(loop), s.counters.global_step);
       s.save_loggers();
-      evaluated += set.total();
+      evaluated += batches;
     }
     s.log.end_epoch(loop);
     if (purpose == Purpose::check) {

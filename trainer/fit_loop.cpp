@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "anneal/trainer/evaluation_loop.h"
+#include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/snapshot.h"
 
 namespace anneal {
@@ -32,6 +33,7 @@ StopReason FitLoop::run() {
   if (!s_.module->training())
     s_.console.warn("the module is in eval mode and is trained so; call module.train() before fit");
   s_.call(HookPoint::on_train_start, &C::on_train_start, &M::on_train_start);
+  begin_check_interval();
   s_.agree_on_end();
   std::optional<StopReason> reason;
   while (!(reason = done())) {
@@ -44,7 +46,7 @@ StopReason FitLoop::run() {
 }
 
 std::optional<StopReason> FitLoop::done() const {
-  if (s_.train_batches == 0) return StopReason::no_data;
+  if (s_.train_batches == 0 || (c_.epoch.completed > 0 && c_.epoch_batches == 0)) return StopReason::no_data;
   if (s_.signal != 0) return StopReason::signal;
   if (s_.ends_on_bad_number) return StopReason::bad_number;
   if (*s_.options.max_epochs >= 0 && c_.epoch.completed >= *s_.options.max_epochs) return StopReason::max_epochs;
@@ -60,20 +62,32 @@ bool FitLoop::stop_is_due() const {
 
 // Whether the micro-batch begun last is its window's last one.
 bool FitLoop::window_is_complete() const {
-  return c_.batch.ready % c_.accumulate == 0 || c_.batch.ready == s_.train_batches;
+  return c_.batch.ready % c_.accumulate == 0 || c_.batch.ready == c_.epoch_batches;
 }
 
 bool FitLoop::check_is_due() const {
   const std::int64_t done = c_.batch.processed;
   if (s_.val.total() == 0 || done == 0 || c_.checked_at == c_.total_batches) return false;
   const auto every_epoch = s_.options.check_val_every_n_epoch;
-  const Amount& interval = s_.options.val_check_interval;
+  const CheckInterval& interval = s_.options.val_check_interval;
   if (every_epoch && (c_.epoch.completed + 1) % *every_epoch != 0) return false;
   if (stop_is_due() && window_is_complete()) return true;
+  if (interval.time()) return time_is_up_;
   if (!every_epoch && interval.is_count()) return c_.total_batches % static_cast<std::int64_t>(interval.value()) == 0;
   const std::int64_t batches = interval.is_count() ? static_cast<std::int64_t>(interval.value())
-                                                   : std::max<std::int64_t>(1, interval.of(s_.train_batches));
+                                                   : std::max<std::int64_t>(1, interval.of(c_.epoch_batches));
   return done % batches == 0;
+}
+
+void FitLoop::begin_check_interval() {
+  check_time_ = s_.now();
+  time_is_up_ = false;
+}
+
+// Once a batch, as all ranks look together.
+void FitLoop::look_at_clock() {
+  if (const auto time = s_.options.val_check_interval.time(); time && s_.val.total() > 0)
+    time_is_up_ = s_.any_rank(s_.now() - check_time_ >= time->seconds());
 }
 
 void FitLoop::run_epoch() {
@@ -81,7 +95,9 @@ void FitLoop::run_epoch() {
   const ProfiledAction epoch(profiler, "run_training_epoch");
   bool resumed = c_.epoch.started > c_.epoch.processed;
   if (!resumed) {
+    reload_fit_loaders(s_);
     c_.batch = {};
+    c_.epoch_batches = s_.train_batches;
     c_.losses = 0;
     c_.window = 0;
     ++c_.epoch.ready;
@@ -92,26 +108,37 @@ void FitLoop::run_epoch() {
   if (c_.batch.processed > c_.batch.completed) finish_batch();
   else if (check_is_due()) run_check();
 
-  std::optional<BatchIterator> it;
   const auto cut = [&] {
     return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0);
   };
   const auto breaks_off = [&] { return s_.signal != 0 || rolls_back_; };
-  while (c_.batch.processed < s_.train_batches && !cut() && !breaks_off()) {
-    {
-      const ProfiledAction next(profiler, "train_dataloader_next");
-      if (it) ++*it;
-      else it.emplace(s_.train->begin(c_.epoch.completed, c_.batch.processed));
-    }
+  while (c_.batch.processed < c_.epoch_batches && !cut() && !breaks_off() && next_batch()) {
     try {
-      if (!run_batch(**it, it->samples())) break;
+      if (!run_batch(**s_.batches, s_.batches->samples())) break;
       finish_batch();
       if (profiler) profiler->end_batch();
     } catch (const AnomalyError& error) {
       throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
     }
   }
+  if (!breaks_off()) s_.stream.clear();
+  else if (s_.batches) s_.stream = s_.batches->state(c_.batch.processed);
+  s_.batches.reset();
   if (!breaks_off()) end_epoch();
+}
+
+// Whether the epoch has another batch, on which the pass then stands.
+bool FitLoop::next_batch() {
+  const std::int64_t i = c_.batch.processed;
+  const bool begins = !s_.batches;
+  if (begins) s_.batches.emplace(s_.train->begin(c_.epoch.completed, i, std::exchange(s_.stream, {})));
+  else ++*s_.batches;
+  if (!s_.train->is_stream()) return true;
+  // Before a stream's last batch is trained on, all ranks know that it is the last. The shortest stream ends the epoch.
+  if (begins && s_.any_rank(*s_.batches == std::default_sentinel)) c_.epoch_batches = i;
+  else if (i + 1 < c_.epoch_batches && s_.any_rank(s_.batches->last())) c_.epoch_batches = i + 1;
+  if (c_.epoch_batches == 0) s_.console.warn("the train loader's stream gave no batch; training ends");
+  return i < c_.epoch_batches;
 }
 
 void FitLoop::end_epoch() {
@@ -135,7 +162,7 @@ void FitLoop::end_epoch() {
 
 void FitLoop::finish_epoch() {
   s_.log.publish_epoch(Loop::train);
-  if (c_.batch.processed == s_.train_batches) look_at_plateaus(Interval::epoch, c_.epoch.completed + 1);
+  if (c_.batch.processed == c_.epoch_batches) look_at_plateaus(Interval::epoch, c_.epoch.completed + 1);
   s_.write_row(s_.log.epoch_row(Loop::train), c_.global_step);
   s_.save_loggers();
   s_.log.end_epoch(Loop::train);
@@ -179,7 +206,8 @@ bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   }
   ++c_.batch.processed;
   ++c_.total_batches;
-  if (c_.batch.processed == s_.train_batches) step_schedules(Interval::epoch, c_.epoch.completed + 1);
+  if (c_.batch.processed == c_.epoch_batches) step_schedules(Interval::epoch, c_.epoch.completed + 1);
+  look_at_clock();
   s_.check_follows = check_is_due();
   if (share > 0)
     s_.call(HookPoint::on_train_batch_end, &C::on_train_batch_end, &M::on_train_batch_end, loss, batch, context);
@@ -235,6 +263,7 @@ void FitLoop::write_step_row() {
 void FitLoop::run_check() {
   if (window_is_complete()) s_.call_module(HookPoint::on_validation_model_zero_grad, &M::on_validation_model_zero_grad);
   evaluate(s_, Loop::validation, Purpose::check, s_.val);
+  begin_check_interval();
   s_.agree_on_end();
 }
 
@@ -360,35 +389,6 @@ void FitLoop::end_manual_step(bool counted) {
         "count_step says so");
   s_.manual_step = s_.manual_skip = false;
   s_.agree_on_end();
-}
-
-void FitLoop::step_schedules(Interval interval, std::int64_t count) {
-  if (!s_.automatic) return;
-  for (ActiveOptimizer& active : s_.optimizers)
-    if (optim::LRScheduler* scheduler = active.scheduler();
-        scheduler && active.entry().interval == interval && count % active.entry().frequency == 0)
-      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_scheduler_step, *scheduler);
-}
-
-// A metric of validation is looked at once after each check, any other whenever it is time.
-void FitLoop::look_at_plateaus(Interval interval, std::int64_t count) {
-  if (!s_.automatic) return;
-  for (ActiveOptimizer& active : s_.optimizers) {
-    const OptimizerEntry& entry = active.entry();
-    if (!active.plateau() || entry.interval != interval || count % entry.frequency != 0) continue;
-    const bool checked = c_.checks > active.checks_at_look;
-    const Loop loop = s_.log.loop_of(entry.monitor);
-    if (!checked && (loop == Loop::validation || (loop == Loop::none && s_.val.total() > 0))) continue;
-    active.checks_at_look = c_.checks;
-    if (const double* metric = s_.log.callback_metrics().find(entry.monitor)) {
-      s_.call_module(HookPoint::lr_scheduler_step, &M::lr_plateau_step, *active.plateau(), *metric);
-      continue;
-    }
-    const std::string problem = format("monitor: the plateau waits for {}, but the metrics are {}", entry.monitor,
-                                       s_.log.callback_metrics().names());
-    check<ConfigError>(!entry.strict, "{}", problem);
-    s_.console.warn(problem);
-  }
 }
 
 }  // namespace v0

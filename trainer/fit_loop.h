@@ -24,8 +24,11 @@ class FitLoop {
   bool steps_are_done() const { return s_.options.max_steps >= 0 && c_.global_step >= s_.options.max_steps; }
   bool window_is_complete() const;
   bool check_is_due() const;
+  void begin_check_interval();
+  void look_at_clock();
 
   void run_epoch();
+  bool next_batch();
   void end_epoch();
   void finish_epoch();
   bool run_batch(Batch& batch, std::span<const std::int64_t> samples);
@@ -50,6 +53,8 @@ class FitLoop {
   Counters& c_;
   bool prepared_ = false;  // the reducer, for this window
   int batches_without_step_ = 0;
+  double check_time_ = 0;                                    // when the last check ended, or training began
+  bool time_is_up_ = false;                                  // for the next one, where checks go by time
   bool rolls_back_ = false;                                  // once this batch has ended
   std::set<std::pair<std::int64_t, std::int64_t>> dropped_;  // batches, by epoch, to pass over after a return
   std::set<std::int64_t> returns_;                           // to a checkpoint after so many batches

@@ -21,6 +21,11 @@ std::string json_of(const std::vector<T>& values) {
 
 }  // namespace
 
+const HParam* find(const HParams& hparams, std::string_view name) {
+  const auto at = std::find_if(hparams.begin(), hparams.end(), [&](const auto& entry) { return entry.first == name; });
+  return at == hparams.end() ? nullptr : &at->second;
+}
+
 void merge(HParams& hparams, const HParams& more) {
   for (const auto& entry : more) {
     const auto at =

@@ -90,7 +90,7 @@ LearningRateFinder::LearningRateFinder(LearningRateFinderOptions options) : opti
 void LearningRateFinder::lr_find(Trainer& trainer, TrainingModule& module) {
   TrainerState& s = TrainerState::of(trainer);
   check_before_batches(s, "lr_find");
-  check(s.train != nullptr, "lr_find: expected in a fit");
+  check(s.train.has_value(), "lr_find: expected in a fit");
   check<ConfigError>(s.optimizers.size() == 1, "lr_find: expected one optimizer, got {}", s.optimizers.size());
   check<ConfigError>(!options_.update_attr || options_.attr || s.parts.set_learning_rate,
                      "attr: the module ({}) has no public number learning_rate or lr; name another one, or set "

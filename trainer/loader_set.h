@@ -1,9 +1,9 @@
 // The loaders of an evaluation.
 #pragma once
 
-#include <cstddef>
+#include <algorithm>
 #include <cstdint>
-#include <numeric>
+#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -14,6 +14,7 @@ inline namespace v0 {
 
 /// One loader or several, which are gone through one after the other: `validate(module, {clean, noisy})`.
 struct LoaderSet {
+  LoaderSet() = default;
   LoaderSet(DataLoader loader) { loaders.push_back(std::move(loader)); }
   LoaderSet(std::vector<DataLoader> several) : loaders(std::move(several)) {}
   LoaderSet(std::initializer_list<DataLoader> several) : loaders(several) {}
@@ -26,7 +27,12 @@ struct LimitedLoaders {
   std::vector<DataLoader> loaders;
   std::vector<std::int64_t> batches;
 
-  std::int64_t total() const { return std::accumulate(batches.begin(), batches.end(), std::int64_t{0}); }
+  /// unknown_size if one is.
+  std::int64_t total() const {
+    std::int64_t sum = 0;
+    for (const std::int64_t n : batches) sum += std::min(n, unknown_size - sum);
+    return sum;
+  }
 };
 
 }  // namespace v0

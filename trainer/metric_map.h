@@ -1,14 +1,14 @@
-// Metrics by name, and the values that callbacks keep in checkpoints.
+// Metrics by name.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <string_view>
 #include <utility>
-#include <variant>
 #include <vector>
+
+#include "anneal/core/state_map.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -40,10 +40,6 @@ class MetricMap {
  private:
   std::vector<std::pair<std::string, double>> metrics_;
 };
-
-/// What callbacks, loggers and modules store in a checkpoint.
-using StateValue = std::variant<std::int64_t, double, std::string, std::vector<double>, std::vector<std::string>>;
-using StateMap = std::map<std::string, StateValue, std::less<>>;
 
 }  // namespace v0
 }  // namespace anneal

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <typeinfo>
 
+#include "anneal/trainer/data_module.h"
 #include "anneal/trainer/training_module.h"
 
 namespace anneal {
@@ -20,11 +21,25 @@ concept Settable =
 struct ModuleParts {
   /// False: the type says that it overrides no such part. True where it does not tell.
   bool training_step = true, validation_step = true, test_step = true, predict_step = true, configure_optimizers = true;
+  bool moves_batches_twice = false;  ///< the module and the DataModule both say how batches come to the device
   /// Set the public members `learning_rate` or `lr`, a floating-point number, and `batch_size`, an integer. Empty:
   /// there are none.
   std::function<void(double)> set_learning_rate = {};
   std::function<void(std::int64_t)> set_batch_size = {};
 };
+
+/// Whether M overrides one of Base's hooks around a batch's way to the device.
+template <class M, class Base>
+constexpr bool moves_batches() {
+  bool moves = false;
+  if constexpr (requires { &M::on_before_batch_transfer; })
+    moves |= !std::is_same_v<decltype(&M::on_before_batch_transfer), decltype(&Base::on_before_batch_transfer)>;
+  if constexpr (requires { &M::transfer_batch_to_device; })
+    moves |= !std::is_same_v<decltype(&M::transfer_batch_to_device), decltype(&Base::transfer_batch_to_device)>;
+  if constexpr (requires { &M::on_after_batch_transfer; })
+    moves |= !std::is_same_v<decltype(&M::on_after_batch_transfer), decltype(&Base::on_after_batch_transfer)>;
+  return moves;
+}
 
 template <class M>
 ModuleParts parts_of(M& module) {
@@ -49,6 +64,13 @@ ModuleParts parts_of(M& module) {
   if constexpr (requires { &M::configure_optimizers; })
     parts.configure_optimizers =
         !std::is_same_v<decltype(&M::configure_optimizers), decltype(&Base::configure_optimizers)>;
+  return parts;
+}
+
+template <class M, class D>
+ModuleParts parts_of(M& module, const D&) {
+  ModuleParts parts = parts_of(module);
+  parts.moves_batches_twice = moves_batches<M, TrainingModule>() && moves_batches<D, DataModule>();
   return parts;
 }
 

@@ -5,7 +5,6 @@
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <numeric>
 #include <type_traits>
 
 #include "anneal/core/error.h"
@@ -29,6 +28,7 @@ std::string type_of(const double*) { return "a number"; }
 std::string type_of(const std::string*) { return "a text"; }
 std::string type_of(const std::filesystem::path*) { return "a path"; }
 std::string type_of(const Amount*) { return "an integer or a share such as 0.5"; }
+std::string type_of(const CheckInterval*) { return "an integer, a share such as 0.5, or a time: DD:HH:MM:SS"; }
 std::string type_of(const Devices*) { return "auto, an integer or a list of integers"; }
 std::string type_of(const PrecisionName*) { return "a text or an integer"; }
 std::string type_of(const StrategyOption*) { return "a text"; }
@@ -148,6 +148,14 @@ bool read(const json& value, Duration& to) {
   to = std::chrono::duration<double>(seconds);
   return true;
 }
+bool read(const json& value, CheckInterval& to) {
+  Amount amount = 0;
+  Duration time;
+  if (read(value, amount)) to = CheckInterval(amount);
+  else if (read(value, time)) to = time;
+  else return false;
+  return true;
+}
 bool read(const json& value, ProfilerOption& to) {
   if (value.is_string()) to = value.get<std::string>();
   return value.is_string() || value.is_null();
@@ -223,6 +231,9 @@ json written(const std::variant<bool, std::string>& value) {
   return std::visit([](const auto& v) { return json(v); }, value);
 }
 json written(const Duration& value) { return {{"seconds", value.seconds()}}; }
+json written(const CheckInterval& value) {
+  return value.time() ? written(*value.time()) : written(static_cast<const Amount&>(value));
+}
 json written(const ProfilerOption& value) { return value.name().empty() ? json() : json(value.name()); }
 json written(const LoggerOption& value) { return value.given() ? json(value.standard()) : json(); }
 json written(const CountOrBool& value) { return *value.count; }
@@ -258,23 +269,6 @@ json shown(const OrDefault<T>& value) {
 json shown(const PrecisionName& value) { return static_cast<const std::string&>(value); }
 json shown(const LoggerOption& value) { return value.standard(); }
 
-// ---- names ----
-
-// How many letters must be put in, taken out or replaced.
-std::size_t distance(std::string_view a, std::string_view b) {
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    std::size_t diagonal = std::exchange(row[0], i + 1);
-    for (std::size_t j = 0; j < b.size(); ++j) {
-      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
-    }
-  }
-  return row.back();
-}
-
 // Counts the lines that the parser has read.
 struct CountedChar {
   using iterator_category = std::input_iterator_tag;
@@ -294,13 +288,6 @@ struct CountedChar {
 };
 
 }  // namespace
-
-std::string suggestion(std::string_view name, std::span<const std::string> names) {
-  const auto near = [&](const std::string& a, const std::string& b) { return distance(name, a) < distance(name, b); };
-  const auto best = std::min_element(names.begin(), names.end(), near);
-  if (best == names.end() || 2 * distance(name, *best) > std::max(name.size(), best->size())) return {};
-  return format("; did you mean {}?", *best);
-}
 
 std::vector<Setting> read_settings(std::string_view text, std::string_view file, bool sections) {
   int line = 1;

@@ -1,9 +1,31 @@
 #include "anneal/trainer/option_table.h"
 
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
 #include "anneal/core/format.h"
 
 namespace anneal {
 inline namespace v0 {
+namespace {
+
+// How many letters must be put in, taken out or replaced.
+std::size_t distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  std::iota(row.begin(), row.end(), std::size_t{0});
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    std::size_t diagonal = std::exchange(row[0], i + 1);
+    for (std::size_t j = 0; j < b.size(); ++j) {
+      const std::size_t replaced = diagonal + (a[i] == b[j] ? 0 : 1);
+      diagonal = row[j + 1];
+      row[j + 1] = std::min({replaced, diagonal + 1, row[j] + 1});
+    }
+  }
+  return row.back();
+}
+
+}  // namespace
 
 OptionTable table_of(TrainerOptions& o) {
   return {
@@ -27,8 +49,10 @@ OptionTable table_of(TrainerOptions& o) {
       {"limit_predict_batches", &o.limit_predict_batches, "the same of each loader for predict"},
       {"overfit_batches", &o.overfit_batches, "above 0: trains and validates on the first so many, in the same order"},
       {"fast_dev_run", CountOrBool{&o.fast_dev_run}, "k, or true for 1: k batches of everything, nothing is written"},
-      {"val_check_interval", &o.val_check_interval, "in batches, or as a share of an epoch"},
+      {"val_check_interval", &o.val_check_interval, "in batches, as a share of an epoch, or a time: DD:HH:MM:SS"},
       {"check_val_every_n_epoch", &o.check_val_every_n_epoch, "null: val_check_interval counts across epochs"},
+      {"reload_dataloaders_every_n_epochs", &o.reload_dataloaders_every_n_epochs,
+       "a DataModule gives new ones; 0: once a run"},
       {"num_sanity_val_steps", &o.num_sanity_val_steps, "validation batches before training; -1: all"},
       {"log_every_n_steps", &o.log_every_n_steps, "rows of step metrics; 0: none"},
       {"accumulate_grad_batches", &o.accumulate_grad_batches, "batches whose gradients make one optimizer step"},
@@ -42,6 +66,7 @@ OptionTable table_of(TrainerOptions& o) {
       {"benchmark", &o.benchmark, "false or null; true on a CPU alone, where there is nothing to try"},
       {"profiler", &o.profiler, "simple, ops or trace; null: none"},
       {"logger", &o.logger, "TensorBoard and CSV files"},
+      {"enable_autolog_hparams", &o.enable_autolog_hparams, "loggers get the hparams of module and data"},
       {"enable_checkpointing", &o.enable_checkpointing, "adds a ModelCheckpoint if there is none"},
       {"on_save_error", &o.on_save_error, "of a ModelCheckpoint: throw or warn"},
       {"enable_progress_bar", &o.enable_progress_bar, "adds a ProgressBar if there is none"},
@@ -77,6 +102,13 @@ Setting read_argument(int argc, const char* const* argv, int& i) {
   if (equals != std::string::npos) return {name, word.substr(equals + 1), false, source};
   const bool has_value = i + 1 < argc && !std::string_view(argv[i + 1]).starts_with("--");
   return {name, has_value ? argv[++i] : "true", false, source};
+}
+
+std::string suggestion(std::string_view name, std::span<const std::string> names) {
+  const auto near = [&](const std::string& a, const std::string& b) { return distance(name, a) < distance(name, b); };
+  const auto best = std::min_element(names.begin(), names.end(), near);
+  if (best == names.end() || 2 * distance(name, *best) > std::max(name.size(), best->size())) return {};
+  return format("; did you mean {}?", *best);
 }
 
 TrainerOptions TrainerOptions::from_json(std::string_view json, TrainerOptions defaults) {

@@ -26,8 +26,8 @@ using OptionField =
     std::variant<bool*, int*, std::int64_t*, std::uint64_t*, double*, std::string*, std::filesystem::path*,
                  std::optional<bool>*, std::optional<std::int64_t>*, std::optional<std::uint64_t>*,
                  std::optional<double>*, std::optional<std::string>*, std::vector<std::int64_t>*, std::vector<double>*,
-                 std::vector<std::string>*, OrDefault<bool>*, OrDefault<std::int64_t>*, Amount*, Devices*,
-                 PrecisionName*, StrategyOption*, std::variant<bool, std::string>*, std::optional<Duration>*,
+                 std::vector<std::string>*, OrDefault<bool>*, OrDefault<std::int64_t>*, Amount*, CheckInterval*,
+                 Devices*, PrecisionName*, StrategyOption*, std::variant<bool, std::string>*, std::optional<Duration>*,
                  LoggerOption*, ProfilerOption*, std::optional<optim::GradScalerOptions>*, CountOrBool>;
 
 struct Option {

@@ -9,6 +9,7 @@
 #include "anneal/core/device.h"
 #include "anneal/core/error.h"
 #include "anneal/core/gpu.h"
+#include "anneal/data/data_loader.h"
 #include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/precision.h"
@@ -137,9 +138,9 @@ void resolve_barebones(TrainerOptions& o) {
 
 std::int64_t Amount::of(std::int64_t n) const {
   if (is_count()) return std::min(n, std::get<std::int64_t>(value_));
+  if (is_all()) return n;
   // 0.57 of 100 is 57 although the product is a little less.
-  const auto batches = static_cast<double>(n);
-  return static_cast<std::int64_t>(batches * value() + 1e-9 * batches);
+  return static_cast<std::int64_t>(static_cast<double>(n) * value() * (1 + 1e-9));
 }
 
 std::ostream& operator<<(std::ostream& out, const Amount& amount) {
@@ -147,6 +148,9 @@ std::ostream& operator<<(std::ostream& out, const Amount& amount) {
 }
 
 std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n) {
+  check<ConfigError>(n != unknown_size || limit.is_count() || limit.is_all() || limit.value() == 0,
+                     "{}: expected a number of batches or 1.0 with a stream, whose size is not known, got {}", option,
+                     limit);
   const std::int64_t batches = limit.of(n);
   check<ConfigError>(batches > 0 || limit.value() == 0 || n == 0,
                      "{}: {} of {} batches is less than one; expected 0 or at least {}", option, limit, n,
@@ -191,15 +195,18 @@ TrainerOptions resolve(TrainerOptions o) {
   check_amount("limit_predict_batches", o.limit_predict_batches);
   check_amount("overfit_batches", o.overfit_batches);
   check_amount("val_check_interval", o.val_check_interval);
+  check<ConfigError>(!o.val_check_interval.time() || o.val_check_interval.time()->seconds() > 0,
+                     "val_check_interval: expected a time above 0");
   check<ConfigError>(
       o.val_check_interval.value() > 0,
       "val_check_interval: expected a number of batches from 1 on or a share of an epoch above 0, got {}",
       o.val_check_interval);
   if (o.check_val_every_n_epoch) check_least("check_val_every_n_epoch", *o.check_val_every_n_epoch, 1);
-  check<ConfigError>(o.check_val_every_n_epoch || o.val_check_interval.is_count() || o.val_check_interval.is_all(),
+  check<ConfigError>(o.check_val_every_n_epoch || !o.val_check_interval.is_part(),
                      "val_check_interval: expected a number of batches when check_val_every_n_epoch is nullopt, got {}",
                      o.val_check_interval);
   check_least("num_sanity_val_steps", o.num_sanity_val_steps, -1, " (-1: all)");
+  check_least("reload_dataloaders_every_n_epochs", o.reload_dataloaders_every_n_epochs, 0, " (0: never)");
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
 

@@ -49,6 +49,27 @@ class Amount {
   std::variant<std::int64_t, double> value_;
 };
 
+/// When checks are due: after an Amount of an epoch's batches, or after the first batch that ends a time after the last
+/// check: `10min`, "00:00:10:00".
+class CheckInterval : public Amount {
+ public:
+  using Amount::Amount;
+  explicit CheckInterval(Amount amount) : Amount(amount) {}
+  CheckInterval(Duration time) : Amount(1.0), time_(time) {}
+  template <class Rep, class Period>
+  CheckInterval(std::chrono::duration<Rep, Period> time) : CheckInterval(Duration(time)) {}
+  template <std::convertible_to<std::string_view> Text>
+  CheckInterval(const Text& text) : CheckInterval(Duration(text)) {}
+
+  const std::optional<Duration>& time() const { return time_; }
+  bool is_all() const { return !time_ && Amount::is_all(); }
+  /// A share of an epoch that is not all of it.
+  bool is_part() const { return !time_ && !is_count() && !is_all(); }
+
+ private:
+  std::optional<Duration> time_;
+};
+
 /// `Trainer trainer({.max_epochs = 5, .log_every_n_steps = 10});` From outside of the program: option_table.h.
 struct TrainerOptions {
   std::string accelerator = "auto";  ///< cpu; gpu or cuda; auto: a GPU if there is one, else the CPU
@@ -77,8 +98,9 @@ struct TrainerOptions {
   Amount overfit_batches = 0.0;   ///< above 0: trains and validates on the first so many batches, in the same order
   std::int64_t fast_dev_run = 0;  ///< k (or true for 1): k batches of everything, and nothing is written
 
-  Amount val_check_interval = 1.0;                              ///< in batches, or as a share of an epoch
+  CheckInterval val_check_interval = 1.0;                       ///< in batches, as a share of an epoch, or a time
   std::optional<std::int64_t> check_val_every_n_epoch = 1;      ///< nullopt: val_check_interval counts across epochs
+  std::int64_t reload_dataloaders_every_n_epochs = 0;           ///< n: a DataModule gives new ones; 0: one set a run
   OrDefault<std::int64_t> num_sanity_val_steps{by_default, 2};  ///< validation batches before training; -1: all
   OrDefault<std::int64_t> log_every_n_steps{by_default, 50};    ///< rows of step metrics; 0: none
   std::int64_t accumulate_grad_batches = 1;                     ///< batches whose gradients make one optimizer step
@@ -99,6 +121,7 @@ struct TrainerOptions {
   ProfilerOption profiler = {};        ///< simple, ops, trace, or an object: where the time goes
 
   LoggerOption logger{by_default, true};
+  bool enable_autolog_hparams = true;  ///< loggers get the hparams() of the module and of the DataModule
   std::vector<Shared<Callback>> callbacks = {};
   std::vector<Shared<Plugin>> plugins = {};                ///< at most one of each kind: plugin.h
   OrDefault<bool> enable_checkpointing{by_default, true};  ///< adds a ModelCheckpoint if none is given
@@ -110,6 +133,7 @@ struct TrainerOptions {
   std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
   std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed
   std::function<void(std::string_view)> sink = {};  ///< takes all text output; default: stderr
+  std::function<double()> clock = {};  ///< seconds, for val_check_interval as a time; default: the steady clock
 
   /// From `{"max_epochs": 5}`, or from `--trainer.max_epochs 5` (or `=5`) among a program's arguments. What these leave
   /// open is that of variables such as ANNEAL_TRAINER_MAX_EPOCHS, else that of `defaults`. Throws ConfigError for a
@@ -135,7 +159,7 @@ std::shared_ptr<Kind> plugin_of(const TrainerOptions& options) {
 }
 /// What a user should be told of options that change others.
 std::vector<std::string> notices_of(const TrainerOptions& options);
-/// `limit.of(n)`. Throws ConfigError when a share that is not 0 comes to no batch.
+/// `limit.of(n)`. Throws ConfigError when a share that is not 0 comes to no batch, or is a part of unknown_size.
 std::int64_t limited_batches(std::string_view option, const Amount& limit, std::int64_t n);
 
 }  // namespace v0

@@ -53,7 +53,7 @@ Bar ProgressBar::bar_of(Trainer& trainer, const Loop& loop) const {
 }
 
 void ProgressBar::begin(Loop& loop, std::string title, std::int64_t total, std::int64_t first) {
-  loop = {std::move(title), first, total, first, Clock::now()};
+  loop = {std::move(title), first, total == unknown_size ? -1 : total, first, Clock::now()};
   drawn_ = {};
 }
 

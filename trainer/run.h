@@ -1,7 +1,9 @@
-// What surrounds the loops. Not for users; in trainer.cpp.
+// What surrounds the loops. Not for users.
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "anneal/trainer/trainer_state.h"
 
@@ -10,8 +12,14 @@ inline namespace v0 {
 
 /// What schedules may be made of.
 optim::RunNumbers run_numbers(const TrainerState& state);
-/// How many of the train loader's batches an epoch has, after checking the options that depend on it.
-void resolve_limits(TrainerState& state);
+
+/// The runs, each with its hooks and loaders. An exception goes through the hooks for it, ends the loggers, and tells
+/// the other ranks why the job ends.
+FitResult train_module(TrainerState& state, TrainingModule& module, DataModule& data, const FitOptions& options);
+std::vector<MetricMap> evaluate_module(TrainerState& state, Stage stage, TrainingModule& module, DataModule& data,
+                                       const std::string& ckpt);
+std::vector<std::vector<Batch>> predict_module(TrainerState& state, TrainingModule& module, DataModule& data,
+                                               const PredictOptions& options);
 /// A run of a stage up to its loop; `instead` takes the place of that, and of the hooks around it.
 void run_instead_of_loop(TrainerState& state, Stage stage, TrainingModule& module, const ModuleParts& parts,
                          const DataLoader& loader, const std::function<void()>& instead);

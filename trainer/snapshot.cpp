@@ -3,13 +3,14 @@
 #include <algorithm>
 
 #include "anneal/core/autograd.h"
+#include "anneal/trainer/run_loaders.h"
 
 namespace anneal {
 inline namespace v0 {
 namespace {
 
 Checkpoint::Loader describe(const DataLoader& loader) {
-  return {loader.size(), loader.global_batch_size(0), loader.options().seed};
+  return {loader.size(), loader.global_batch_size(0), loader.options().seed, {}};
 }
 
 void restore_optimizers(TrainerState& s, const Checkpoint& checkpoint, bool override_lr) {
@@ -35,32 +36,35 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
   }
 }
 
-}  // namespace
-
-Checkpoint take_snapshot(TrainerState& s, bool weights_only) {
-  Checkpoint c;
-  c.weights_only = weights_only;
-  c.model = s.module->state_dict();
-  if (weights_only) {
-    c.seed = s.seed;
-    c.counters = s.counters;
-    s.call(HookPoint::on_save_checkpoint, &Callback::on_save_checkpoint, &TrainingModule::on_save_checkpoint, c);
-    return c;
-  }
+// What a run needs beside the weights to go on.
+void add_state(Checkpoint& c, const TrainerState& s) {
   if (s.counters.losses > 0)
     for (const NamedTensor& p : s.module->parameters())
       if (const Tensor gradient = p.tensor.grad(); gradient.defined()) c.accumulation.push_back({p.name, gradient});
   for (const ActiveOptimizer& active : s.optimizers) c.optimizers.push_back(active.state());
   if (s.scaler) c.scaler = s.scaler->state_dict();
   c.generator = s.generator;
-  c.seed = s.seed;
   c.ranks = s.ranks();
-  c.counters = s.counters;
   if (s.train) c.loader = describe(*s.train);
+  c.loader.stream = s.batches ? s.batches->state(s.counters.batch.processed) : s.stream;
   c.logging = s.log.state();
+  c.data = s.data->state();
   for (const Shared<Callback>& callback : s.callbacks)
     if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
   for (const Shared<Logger>& logger : s.loggers) c.loggers.push_back(logger->state());
+}
+
+}  // namespace
+
+Checkpoint take_snapshot(TrainerState& s, bool weights_only) {
+  Checkpoint c;
+  c.weights_only = weights_only;
+  c.model = s.module->state_dict();
+  c.seed = s.seed;
+  c.counters = s.counters;
+  c.hparams = s.module->hparams();
+  c.data_hparams = s.data->hparams();
+  if (!weights_only) add_state(c, s);
   s.call(HookPoint::on_save_checkpoint, &Callback::on_save_checkpoint, &TrainingModule::on_save_checkpoint, c);
   return c;
 }
@@ -125,6 +129,7 @@ void restore_newest(TrainerState& s) {
   });
   restore_loggers(s, *checkpoint);
   restore_model(s, *checkpoint);
+  reload_fit_loaders(s);
   restore_progress(s, *checkpoint);
 }
 
@@ -154,6 +159,9 @@ void load_weights(TrainerState& s, const Checkpoint& c, bool strict) {
 void restore_model(TrainerState& s, Checkpoint& c, bool strict) {
   s.call(HookPoint::on_load_checkpoint, &Callback::on_load_checkpoint, &TrainingModule::on_load_checkpoint, c);
   load_weights(s, c, strict);
+  if (!c.data.empty()) s.data->load_state(c.data);
+  // Loaders are asked for in the epoch that goes on.
+  s.counters.epoch.completed = c.counters.epoch.completed;
   std::string unused;
   for (const auto& saved : c.callbacks) {
     const auto it = std::find_if(s.callbacks.begin(), s.callbacks.end(),
@@ -165,7 +173,8 @@ void restore_model(TrainerState& s, Checkpoint& c, bool strict) {
 }
 
 void restore_progress(TrainerState& s, const Checkpoint& c, bool override_lr) {
-  const Checkpoint::Loader now = s.train ? describe(*s.train) : c.loader;
+  const bool known = s.train && c.loader.size > 0;  // continue_run and evaluations have no loader to compare with
+  const Checkpoint::Loader now = known ? describe(*s.train) : c.loader;
   if (now.size != c.loader.size || now.batch_size != c.loader.batch_size || now.seed != c.loader.seed)
     s.console.warn(
         "resume: the train loader's size, batch_size or seed differ from the checkpoint's; the batches will differ");
@@ -176,6 +185,9 @@ void restore_progress(TrainerState& s, const Checkpoint& c, bool override_lr) {
         "on {}",
         c.ranks, s.ranks());
   s.counters = c.counters;
+  if (s.train && !s.train->is_stream()) s.counters.epoch_batches = s.train_batches;
+  s.batches.reset();
+  s.stream = c.loader.stream;
   // What was begun and not ended is done again.
   Progress& epoch = s.counters.epoch;
   epoch.ready = epoch.started;

@@ -1,313 +1,25 @@
 #include "anneal/trainer/trainer.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
-#include <limits>
 
-#include "anneal/core/autograd.h"
 #include "anneal/trainer/batch_norm_update.h"
 #include "anneal/trainer/callback_list.h"
-#include "anneal/trainer/evaluation_loop.h"
-#include "anneal/trainer/fit_loop.h"
-#include "anneal/trainer/profiled_run.h"
 #include "anneal/trainer/run.h"
+#include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/snapshot.h"
 #include "anneal/trainer/tensorboard_logger.h"
-#include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
 inline namespace v0 {
 namespace {
 
-using C = Callback;
-using M = TrainingModule;
-
-// On one rank of each machine, while the others wait.
-void prepare_data(TrainerState& s) {
-  if (s.trainer.local_rank() == 0) s.call_module(HookPoint::prepare_data, &M::prepare_data);
-  if (s.world) s.world->group().barrier();
-}
-
-}  // namespace
-
-optim::RunNumbers run_numbers(const TrainerState& s) {
-  const std::int64_t epochs = *s.options.max_epochs, steps = s.trainer.estimated_stepping_batches();
-  const auto known = [](std::int64_t n) { return n >= 0 ? std::optional(n) : std::nullopt; };
-  return {.num_epochs = known(epochs),
-          .train_dataloader_len = s.train_batches,
-          .eval_dataloader_len = s.val.total(),
-          .total_steps = known(steps),
-          .accumulate_grad_batches = s.options.accumulate_grad_batches};
-}
-
-namespace {
-
-void make_optimizers(TrainerState& s) {
-  s.optimizers.clear();
-  s.scaler.reset();
-  s.guard.reset();
-  const TrainerOptions& o = s.options;
-  s.automatic = s.module->automatic_optimization();
-  check<ConfigError>(s.automatic || o.accumulate_grad_batches == 1,
-                     "accumulate_grad_batches: expected 1 with manual optimization, got {}; training_step decides when "
-                     "to step",
-                     o.accumulate_grad_batches);
-  check<ConfigError>(s.automatic || *o.gradient_clip_val == 0,
-                     "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
-                     *o.gradient_clip_val);
-  check<ConfigError>(s.automatic || o.on_bad_number == "ignore",
-                     "on_bad_number: expected ignore with manual optimization, got {}; training_step can look at its "
-                     "losses",
-                     o.on_bad_number);
-  const OptimizerConfig config = s.call_module(HookPoint::configure_optimizers, &M::configure_optimizers);
-  for (const OptimizerEntry& entry : config.entries()) s.optimizers.emplace_back(entry, run_numbers(s));
-  check<ConfigError>(
-      !s.automatic || s.optimizers.size() <= 1,
-      "configure_optimizers: expected one optimizer, got {}; for more override automatic_optimization to "
-      "return false, and step them in training_step",
-      s.optimizers.size());
-  if (s.optimizers.empty()) s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
-  for (ActiveOptimizer& active : s.optimizers)
-    if (s.precision.autocast) active.optimizer().keep_twins(*s.precision.autocast);
-  if (s.precision.scaled && !s.optimizers.empty()) s.scaler.emplace(o.grad_scaler.value_or(optim::GradScalerOptions{}));
-  else if (o.on_bad_number != "ignore")
-    s.guard.emplace(
-        optim::GradScalerOptions{.init_scale = 1, .growth_factor = 1, .backoff_factor = 1, .growth_interval = 0});
-}
-
-// All ranks start from rank 0's weights; it is an error if their models differ in more than those.
-void join_ranks(TrainerState& s) {
-  if (!s.world) return;
-  for (ActiveOptimizer& active : s.optimizers) {
-    if (const auto& strategy = s.options.strategy.object()) active.buckets = strategy->buckets();
-    active.reducer(s.world->group());
-  }
-  dist::broadcast(s.world->group(), s.module->parameters());
-  dist::broadcast(s.world->group(), s.module->buffers());
-}
-
-}  // namespace
-
-void resolve_limits(TrainerState& s) {
-  const TrainerOptions& o = s.options;
-  s.train_batches = limited_batches("limit_train_batches", o.limit_train_batches, s.train->size());
-  check<ConfigError>(s.val.total() == 0 || !o.val_check_interval.is_count() || !o.check_val_every_n_epoch ||
-                         o.val_check_interval.value() <= static_cast<double>(s.train_batches),
-                     "val_check_interval: expected at most the {} batches of an epoch, got {}", s.train_batches,
-                     o.val_check_interval);
-  if (s.train->size() == 0) s.console.warn("the train loader is empty");
-  if (!s.loggers.empty() && o.log_every_n_steps > s.train_batches && s.train_batches > 0)
-    s.console.warn(format(
-        "log_every_n_steps ({}) is more than the {} batches of an epoch; epochs may have no rows of step metrics",
-        o.log_every_n_steps, s.train_batches));
-}
-
-namespace {
-
-// Integers among hyper-parameters have a sign.
-HParams seed_as_hparam(std::uint64_t seed) {
-  constexpr auto largest = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  if (seed > largest) return {{"seed", std::to_string(seed)}};
-  return {{"seed", static_cast<std::int64_t>(seed)}};
-}
-
-// They count from the beginning of the run that is gone on with.
-void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
-  const std::int64_t epochs = *s.options.max_epochs, steps = s.options.max_steps;
-  const std::string past =
-      s.resumed_from.empty() ? std::string("the last fit") : "the checkpoint " + s.resumed_from.string();
-  check<ConfigError>(epochs < 0 || checkpoint.counters.epoch.processed <= epochs,
-                     "max_epochs: expected at least the {} of {}, got {}", checkpoint.counters.epoch.processed, past,
-                     epochs);
-  check<ConfigError>(steps < 0 || checkpoint.counters.global_step <= steps,
-                     "max_steps: expected at least the {} of {}, got {}", checkpoint.counters.global_step, past, steps);
-}
-
-void finalize_loggers(TrainerState& s, std::string_view status) {
-  for (const Shared<Logger>& logger : s.loggers) try {
-      logger->finalize(status);
-    } catch (const std::exception& error) { s.console.warn(std::string("a logger failed: ") + error.what()); }
-}
-
-// An error ends the job on all ranks: the first one to fail says why.
-void tell_ranks(TrainerState& s, const std::exception_ptr& error) {
-  if (s.world) try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& e) { s.world->store().fail(e.what()); } catch (...) {
-      s.world->store().fail("an exception of an unknown type");
-    }
-}
-template <class F>
-auto telling_ranks(TrainerState& s, F&& f) {
-  try {
-    return f();
-  } catch (...) {
-    tell_ranks(s, std::current_exception());
-    throw;
-  }
-}
-
-// What surrounds every run: hooks, generators and modes, and the way out by an exception.
-template <class F>
-void run(TrainerState& s, Stage stage, TrainingModule& module, F&& body) {
-  check(!s.module, "a Trainer can do one run at a time");
-  s.stage = stage;
-  struct Attached {
-    TrainerState& s;
-    ~Attached() {
-      s.attach(nullptr);
-      s.log.release();
-      s.train = nullptr;
-      s.resized_train.reset();
-      s.val = s.own_run = {};
-    }
-  } const attached{s};
-  s.attach(&module);
-  const ProfiledRun profiled(s);
-  s.skips_in_a_row = 0;
-  s.stop_agreed = s.ends_on_bad_number = false;
-  s.bad_windows = s.bad_in_a_row = 0;
-  s.signal = 0;
-  s.message.clear();
-  const GeneratorScope random(s.generator);
-  const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
-  try {
-    add_callbacks_of_module(s);
-    prepare_data(s);
-    s.call(HookPoint::setup, &C::setup, &M::setup, stage);
-    s.call_module(HookPoint::configure_model, &M::configure_model);
-    s.place_module();
-    body();
-    if (s.world) s.world->group().barrier();
-    s.call(HookPoint::teardown, &C::teardown, &M::teardown, stage);
-  } catch (...) {
-    // What fails on the way out must not hide the first error.
-    const auto quietly = [&](auto&& f) {
-      try {
-        f();
-      } catch (const std::exception& error) {
-        s.console.print(std::string("error after an exception: ") + error.what());
-      } catch (...) { s.console.print("error after an exception, of an unknown type"); }
-    };
-    const std::exception_ptr error = std::current_exception();
-    tell_ranks(s, error);
-    for (const Shared<Callback>& callback : s.callbacks)
-      quietly([&] {
-        const TrainerState::At at(s, HookPoint::on_exception);
-        callback->on_exception(s.trainer, module, error);
-      });
-    finalize_loggers(s, "failed");
-    for (const Shared<Callback>& callback : s.callbacks) quietly([&] { callback->teardown(s.trainer, module, stage); });
-    quietly([&] { module.teardown(stage); });
-    throw;
-  }
-  finalize_loggers(s, s.signal != 0 ? "interrupted" : "success");
-}
-
-// With overfit_batches every epoch sees the same batches.
-DataLoader in_order_to_overfit(TrainerState& s, const DataLoader& loader) {
-  if (s.options.overfit_batches.value() == 0 || (!loader.options().shuffle && !loader.options().sampler)) return loader;
-  s.console.warn("overfit_batches: a loader's order is replaced by that of its dataset");
-  DataLoaderOptions options = loader.options();
-  options.shuffle = false;
-  options.sampler = {};
-  return DataLoader(loader.dataset(), std::move(options));
-}
-
-// What continue_run goes on from.
-Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, const FitOptions& options) {
-  check<ConfigError>(options.resume.empty(), "continue_run: expected that or resume, got both");
-  check(s.fitted == &module, "continue_run: this Trainer has not fitted this module last");
-  struct Attached {  // also if a hook throws
-    TrainerState& s;
-    ~Attached() { s.attach(nullptr); }
-  } const attached{s};
-  s.attach(&module);
-  return take_snapshot(s);
-}
-
-// `instead` takes the place of the loop.
-FitResult train_module(TrainerState& s, TrainingModule& module, const DataLoader& train, const LoaderSet* val,
-                       const FitOptions& options, const std::function<void()>& instead = {}) {
-  const auto start = std::chrono::steady_clock::now();
-  struct Signals {
-    TrainerState& s;
-    std::optional<SignalScope> scope = {};
-    ~Signals() { s.signals = nullptr; }
-  } signals{s};
-  if (s.options.handle_signals) s.signals = &signals.scope.emplace();
-  const DataLoader train_share = s.share_of(in_order_to_overfit(s, train));
-  s.train = &train_share;
-  LoaderSet val_set = val ? *val : LoaderSet(std::vector<DataLoader>{});
-  for (DataLoader& loader : val_set.loaders) loader = in_order_to_overfit(s, loader);
-  s.val = s.limited(val_set, "limit_val_batches", s.options.limit_val_batches);
-  std::optional<Checkpoint> resumed;
-  if (options.continue_run) resumed = end_of_last_fit(s, module, options);
-  s.counters = {};
-  s.generator = Generator(s.seed);
-  s.stop_requested = false;
-  s.resumed_from.clear();
-  s.log.clear();
-  resolve_limits(s);
-  std::optional<Checkpoint> weights;
-  if (!options.resume.empty()) (options.weights_only ? weights : resumed) = find_checkpoint(s, options.resume);
-  if (resumed) {
-    check(!resumed->weights_only,
-          "resume: {} holds weights only, no optimizer's state: weights_only = true starts anew with them",
-          s.resumed_from.string());
-    check_limits(s, *resumed);
-    restore_loggers(s, *resumed);
-  }
-  s.fitted = &module;
-
-  StopReason reason{};
-  run(s, Stage::fit, module, [&] {
-    if (weights) load_weights(s, *std::exchange(weights, {}), options.strict_loading);
-    if (resumed) restore_model(s, *resumed, options.strict_loading);
-    make_optimizers(s);
-    join_ranks(s);
-    if (instead) return instead();
-    s.call_loggers([&](Logger& logger) { logger.log_hyperparams(seed_as_hparam(resumed ? resumed->seed : s.seed)); });
-    s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
-    FitLoop loop(s);
-    if (resumed) {
-      restore_progress(s, *resumed, options.override_lr);
-      resumed.reset();
-    } else if (s.train_batches > 0) {
-      loop.sanity_check();
-    }
-    reason = loop.run();
-    if (reason != StopReason::signal) s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
-    share_callbacks(s);
-  });
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  return {.reason = reason,
-          .epochs = s.counters.epoch.completed,
-          .global_step = s.counters.global_step,
-          .seconds = seconds.count(),
-          .signal = s.signal,
-          .message = s.message};
-}
-
-// The weights of a checkpoint, for a run that does not train.
-void load_weights_of(TrainerState& s, const std::string& ckpt) {
-  if (ckpt.empty()) return;
-  const std::optional<Checkpoint> found = find_checkpoint(s, ckpt);
-  check(found.has_value(), "ckpt: there is no checkpoint \"{}\"", ckpt);
-  s.module->load_state_dict(found->model);
-}
-
-std::vector<MetricMap> evaluate_alone(TrainerState& s, Stage stage, TrainingModule& module, const LoaderSet& set,
-                                      const std::string& ckpt) {
-  s.train = nullptr;
-  s.set_own_run(stage, set);
-  std::vector<MetricMap> metrics;
-  run(s, stage, module, [&] {
-    load_weights_of(s, ckpt);
-    metrics = evaluate(s, stage == Stage::validate ? Loop::validation : Loop::test, Purpose::own_run, s.own_run);
-  });
-  return metrics;
+// Of a run that `what` began.
+void enter(TrainerState& s, const char* what, const ModuleParts& parts) {
+  check(!s.module, "{}: this Trainer is in a run already", what);
+  s.parts = parts;
+  if (parts.moves_batches_twice)
+    s.console.warn("the DataModule's hooks around a batch's way to the device come in place of the module's");
 }
 
 void check_part(const TrainingModule& module, bool there, const char* part) {
@@ -358,68 +70,48 @@ Trainer::Trainer(TrainerOptions options) {
 
 Trainer::~Trainer() = default;
 
-FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
-                           const LoaderSet* val, const FitOptions& options) {
-  TrainerState& s = *state_;
-  check(!s.module, "fit: this Trainer is in a run already");
-  s.parts = parts;
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, DataModule& data,
+                           const FitOptions& options) {
+  enter(*state_, "fit", parts);
   check_part(module, parts.training_step, "training_step");
   check_part(module, parts.configure_optimizers, "configure_optimizers");
-  if (val && !parts.validation_step) {
-    s.console.warn("there is a loader for validation, but the module has no validation_step; nothing is validated");
-    val = nullptr;
-  }
-  return telling_ranks(s, [&] { return train_module(s, module, train, val, options); });
+  return train_module(*state_, module, data, options);
 }
-
-void run_instead_of_loop(TrainerState& s, Stage stage, TrainingModule& module, const ModuleParts& parts,
-                         const DataLoader& loader, const std::function<void()>& instead) {
-  check(!s.module, "this Trainer is in a run already");
-  s.parts = parts;
-  telling_ranks(s, [&] {
-    if (stage == Stage::fit) {
-      train_module(s, module, loader, nullptr, {}, instead);
-    } else {
-      s.train = nullptr;
-      s.set_own_run(stage, loader);
-      run(s, stage, module, instead);
-    }
-  });
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
+                           const LoaderSet* val, const FitOptions& options) {
+  GivenLoaders data(train, val);
+  return run_fit(module, parts, data, options);
 }
 
 std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                               const LoaderSet& loaders, const EvaluateOptions& options) {
-  TrainerState& s = *state_;
+                                               DataModule& data, const EvaluateOptions& options) {
   const bool validates = stage == Stage::validate;
-  check(!s.module, "{}: this Trainer is in a run already", validates ? "validate" : "test");
-  s.parts = parts;
+  enter(*state_, validates ? "validate" : "test", parts);
   check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
-  std::vector<MetricMap> metrics =
-      telling_ranks(s, [&] { return evaluate_alone(s, stage, module, loaders, options.ckpt); });
+  std::vector<MetricMap> metrics = evaluate_module(*state_, stage, module, data, options.ckpt);
   for (std::size_t l = 0; options.verbose && l < metrics.size(); ++l)
-    print_metrics(s.console,
+    print_metrics(state_->console,
                   std::string(validates ? "validation metrics" : "test metrics") +
                       (metrics.size() > 1 ? format(" of loader {}", l) : ""),
                   metrics[l]);
   return metrics;
 }
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
+                                               const LoaderSet& loaders, const EvaluateOptions& options) {
+  GivenLoaders data(loaders);
+  return run_evaluation(stage, module, parts, data, options);
+}
 
 std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
-                                                        const LoaderSet& set, const PredictOptions& options) {
-  TrainerState& s = *state_;
-  check(!s.module, "predict: this Trainer is in a run already");
-  s.parts = parts;
+                                                        DataModule& data, const PredictOptions& options) {
+  enter(*state_, "predict", parts);
   check_part(module, parts.predict_step, "predict_step");
-  return telling_ranks(s, [&] {
-    s.train = nullptr;
-    s.set_own_run(Stage::predict, set);
-    std::vector<std::vector<Batch>> predictions;
-    run(s, Stage::predict, module, [&] {
-      load_weights_of(s, options.ckpt);
-      predictions = anneal::predict(s, s.own_run, options.return_predictions);
-    });
-    return predictions;
-  });
+  return predict_module(*state_, module, data, options);
+}
+std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
+                                                        const LoaderSet& loaders, const PredictOptions& options) {
+  GivenLoaders data(loaders);
+  return run_prediction(module, parts, data, options);
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {
@@ -477,13 +169,14 @@ std::int64_t Trainer::total_batch_idx() const {
   const Counters& c = state_->counters;
   return c.total_batches + (c.batch.ready - c.batch.processed) - 1;
 }
-bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->train_batches; }
+bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->counters.epoch_batches; }
 bool Trainer::check_follows() const { return state_->check_follows; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
 std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
 std::int64_t Trainer::num_sanity_val_batches() const {
   std::int64_t total = 0;
-  for (const std::int64_t batches : state_->val.batches) total += state_->sanity_batches_of(batches);
+  for (const std::int64_t batches : state_->val.batches)
+    total += std::min(state_->sanity_batches_of(batches), unknown_size - total);
   return total;
 }
 std::int64_t Trainer::num_test_batches() const { return state_->test_batches; }
@@ -491,7 +184,7 @@ std::int64_t Trainer::num_predict_batches() const { return state_->predict_batch
 std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
 std::int64_t Trainer::estimated_stepping_batches() const {
   const TrainerOptions& o = state_->options;
-  if (*o.max_epochs == -1) return o.max_steps;
+  if (*o.max_epochs == -1 || state_->train_batches == unknown_size) return o.max_steps;
   const auto steps_with = [&](std::int64_t k) { return (state_->train_batches + k - 1) / k; };
   const std::int64_t epochs = std::max<std::int64_t>(*o.max_epochs, 1);
   std::int64_t steps = steps_with(o.accumulate_grad_batches) * epochs;

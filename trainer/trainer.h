@@ -17,6 +17,7 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
 #include "anneal/trainer/curve_plot.h"
+#include "anneal/trainer/data_module.h"
 #include "anneal/trainer/device_stats_monitor.h"
 #include "anneal/trainer/early_stopping.h"
 #include "anneal/trainer/finetuning.h"
@@ -118,15 +119,29 @@ class Trainer {
     nn::check_registered(module, sizeof(M));
     return run_fit(module, parts_of(module), train, &val, options);
   }
+  /// With a DataModule's loaders; so below.
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  FitResult fit(M& module, D& data, const FitOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    return run_fit(module, parts_of(module, data), data, options);
+  }
 
   /// The metrics of each loader. Of several loaders, names logged for a batch end with "/dataloader_idx_<i>".
   template <std::derived_from<TrainingModule> M>
   std::vector<MetricMap> validate(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
     return run_evaluation(Stage::validate, module, parts_of(module), loaders, options);
   }
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  std::vector<MetricMap> validate(M& module, D& data, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, module, parts_of(module, data), data, options);
+  }
   template <std::derived_from<TrainingModule> M>
   std::vector<MetricMap> test(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
     return run_evaluation(Stage::test, module, parts_of(module), loaders, options);
+  }
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  std::vector<MetricMap> test(M& module, D& data, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, module, parts_of(module, data), data, options);
   }
 
   /// What predict_step says of each batch, on the CPU; of several loaders, a list for each. With several ranks each
@@ -139,6 +154,10 @@ class Trainer {
   std::vector<std::vector<Batch>> predict(M& module, std::vector<DataLoader> loaders,
                                           const PredictOptions& options = {}) {
     return run_prediction(module, parts_of(module), LoaderSet(std::move(loaders)), options);
+  }
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  std::vector<std::vector<Batch>> predict(M& module, D& data, const PredictOptions& options = {}) {
+    return run_prediction(module, parts_of(module, data), data, options);
   }
 
   // ---- for hooks ----
@@ -194,7 +213,8 @@ class Trainer {
   bool is_last_batch() const;
   /// In on_train_batch_end: whether a validation comes next.
   bool check_follows() const;
-  /// In an epoch and in a check, after limits; of all its loaders together.
+  /// In an epoch and in a check, after limits; of all its loaders together. unknown_size if there is a stream that no
+  /// limit ends.
   std::int64_t num_training_batches() const;
   std::int64_t num_val_batches() const;
   std::int64_t num_sanity_val_batches() const;
@@ -243,10 +263,15 @@ class Trainer {
  private:
   friend class TrainingModule;
   friend struct TrainerState;
+  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, DataModule& data, const FitOptions& options);
   FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const LoaderSet* val,
                     const FitOptions& options);
+  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts, DataModule& data,
+                                        const EvaluateOptions& options);
   std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
                                         const LoaderSet& loaders, const EvaluateOptions& options);
+  std::vector<std::vector<Batch>> run_prediction(TrainingModule& module, const ModuleParts& parts, DataModule& data,
+                                                 const PredictOptions& options);
   std::vector<std::vector<Batch>> run_prediction(TrainingModule& module, const ModuleParts& parts,
                                                  const LoaderSet& loaders, const PredictOptions& options);
 

@@ -1,6 +1,7 @@
 #include "anneal/trainer/trainer_state.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <random>
 #include <string>
@@ -87,6 +88,13 @@ std::string TrainerState::from_rank_zero(const std::string& name, const std::str
   return world ? world->store().exchange(name, text, patience)[0] : text;
 }
 
+bool TrainerState::any_rank(bool here) const {
+  if (!world) return here;
+  const Tensor any = scalar(here ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
+  world->group().all_reduce(any, ReduceOp::max);
+  return any.item() > 0;
+}
+
 std::array<double, 3> TrainerState::end_requests() const {
   const int noted = signals ? signals->received() : 0;
   return {stop_requested ? 1.0 : 0.0, noted == SIGINT ? 1.0 : 0.0, noted == SIGTERM ? 1.0 : 0.0};
@@ -107,29 +115,28 @@ void TrainerState::agree_on_end() {
   take_end_requests(requests);
 }
 
+double TrainerState::now() const {
+  if (options.clock) return options.clock();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
+}
+
+std::int64_t TrainerState::limit(DataLoader& loader, std::string_view option, const Amount& amount) const {
+  if (!loader.is_combined()) return limited_batches(option, amount, loader.size());
+  loader = loader.each([&](const DataLoader& part) { return part.head(limited_batches(option, amount, part.size())); });
+  return loader.size();
 }
 
 LimitedLoaders TrainerState::limited(const LoaderSet& set, std::string_view option, const Amount& limit) const {
   LimitedLoaders result;
   for (const DataLoader& loader : set.loaders) {
     result.loaders.push_back(share_of(loader));
-    result.batches.push_back(limited_batches(option, limit, result.loaders.back().size()));
+    result.batches.push_back(this->limit(result.loaders.back(), option, limit));
   }
   return result;
-}
-
-void TrainerState::set_own_run(Stage of, const LoaderSet& set) {
-  if (of == Stage::validate) {
-    val = own_run = limited(set, "limit_val_batches", options.limit_val_batches);
-  } else if (of == Stage::test) {
-    own_run = limited(set, "limit_test_batches", options.limit_test_batches);
-    test_batches = own_run.total();
-  } else {
-    own_run = limited(set, "limit_predict_batches", options.limit_predict_batches);
-    predict_batches = own_run.total();
-  }
 }
 
 std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
@@ -140,7 +147,7 @@ std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
 double TrainerState::weight_of(const Batch& batch) const {
   if (batch.empty()) return 0;
   if (!world) return 1;
-  if (!options.use_distributed_sampler) return 1.0 / ranks();
+  if (!options.use_distributed_sampler || train->is_stream()) return 1.0 / ranks();
   return static_cast<double>(batch.size()) / static_cast<double>(train->global_batch_size(counters.batch.ready));
 }
 
@@ -176,17 +183,34 @@ void TrainerState::place_module() {
 }
 
 void TrainerState::transfer(Batch& batch) {
-  using M = TrainingModule;
-  call_module(HookPoint::on_before_batch_transfer, &M::on_before_batch_transfer, batch);
-  call_module(HookPoint::transfer_batch_to_device, &M::transfer_batch_to_device, batch, device);
+  {
+    const At at(*this, HookPoint::on_before_batch_transfer);
+    data->on_before_batch_transfer(*module, batch);
+  }
+  {
+    const At at(*this, HookPoint::transfer_batch_to_device);
+    data->transfer_batch_to_device(*module, batch, device);
+  }
   precision.cast(batch);
-  call_module(HookPoint::on_after_batch_transfer, &M::on_after_batch_transfer, batch);
+  const At at(*this, HookPoint::on_after_batch_transfer);
+  data->on_after_batch_transfer(*module, batch);
 }
 
-void TrainerState::attach(TrainingModule* to) {
+void TrainerState::attach(TrainingModule* to, DataModule* with) {
   if (module) module->trainer_ = nullptr;
+  if (data) data->trainer_ = nullptr;
   module = to;
+  data = with;
   if (module) module->trainer_ = &trainer;
+  if (data) data->trainer_ = &trainer;
+}
+
+void TrainerState::prepare_data() {
+  const bool due = data->prepared_for_ != &trainer || data->prepare_every_time();
+  if (due && (data->prepare_data_per_node() ? trainer.local_rank() : rank()) == 0) data->prepare_data();
+  data->prepared_for_ = &trainer;
+  if (trainer.local_rank() == 0) call_module(HookPoint::prepare_data, &TrainingModule::prepare_data);
+  if (world) world->group().barrier();
 }
 
 void TrainerState::write_row(MetricMap row, std::int64_t x, bool with_epoch) {

@@ -49,8 +49,10 @@ struct TrainerState {
 
   // Of the run.
   TrainingModule* module = nullptr;
+  DataModule* data = nullptr;
   ModuleParts parts;
-  bool automatic = true;  ///< the module's automatic_optimization()
+  std::int64_t loaded_at = 0;  ///< the epoch in which the loaders were asked for
+  bool automatic = true;       ///< the module's automatic_optimization()
   std::vector<ActiveOptimizer> optimizers;
   std::optional<optim::GradScaler> scaler;
   std::optional<optim::GradScaler> guard;  ///< scales by 1, to skip steps with gradients that are not finite
@@ -66,8 +68,9 @@ struct TrainerState {
   const SignalScope* signals = nullptr;
   int signal = 0;                          ///< that ends the run, by all ranks' agreement
   const TrainingModule* fitted = nullptr;  ///< by the last fit
-  const DataLoader* train = nullptr;
-  std::optional<DataLoader> resized_train;  ///< in the place of the one that was given
+  std::optional<DataLoader> train;
+  std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
+  StateMap stream;                       ///< from which the pass of an epoch that was broken off goes on
   LimitedLoaders val;
   LimitedLoaders own_run;  ///< of validate, test or predict
   std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
@@ -77,6 +80,8 @@ struct TrainerState {
   int ranks() const { return world ? world->size() : 1; }
   /// Whether training is to end: with several ranks only what all of them know of.
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
+  /// Whether it is so on any rank; they all call it.
+  bool any_rank(bool here) const;
   /// What this rank wants: a stop, an end by SIGINT, by SIGTERM; 1 for each.
   std::array<double, 3> end_requests() const;
   /// Takes note of the sums of these over the ranks.
@@ -89,10 +94,12 @@ struct TrainerState {
 
   /// This rank's share of a loader, or all of it.
   DataLoader share_of(const DataLoader& loader) const;
+  /// How many of its batches are used. Combined loaders are limited one by one, before they are combined.
+  std::int64_t limit(DataLoader& loader, std::string_view option, const Amount& amount) const;
   /// Those shares, and how many batches of each are used.
   LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
-  /// The loaders of validate, test or predict, and how many batches of each are used.
-  void set_own_run(Stage of, const LoaderSet& set);
+  /// Seconds of the clock that checks go by.
+  double now() const;
   /// Of a validation loader's batches, those of the sanity check.
   std::int64_t sanity_batches_of(std::int64_t batches) const;
   /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which
@@ -157,8 +164,10 @@ struct TrainerState {
     return (module->*hook)(std::forward<A>(args)...);
   }
 
-  /// Makes the module part of the run, or of none.
-  void attach(TrainingModule* to);
+  /// Makes the module and the DataModule part of the run, or of none.
+  void attach(TrainingModule* to, DataModule* with);
+  /// Their hooks, on one rank of each machine, while the others wait.
+  void prepare_data();
   /// Hands a row to the loggers; an empty one is none.
   void write_row(MetricMap row, std::int64_t x, bool with_epoch = true);
   void save_loggers();

@@ -10,6 +10,7 @@
 #include "anneal/nn/module.h"
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/hook_point.h"
+#include "anneal/trainer/hparams.h"
 #include "anneal/trainer/manual_optimization.h"
 #include "anneal/trainer/metric_map.h"
 #include "anneal/trainer/optimizer_config.h"
@@ -48,6 +49,8 @@ class TrainingModule : public nn::Module {
   virtual void configure_model() {}
   /// Callbacks that belong to the model. Each replaces those of the Trainer that it `replaces`.
   virtual std::vector<Shared<Callback>> configure_callbacks() { return {}; }
+  /// What it was made with, for loggers, checkpoints and load_from_checkpoint.
+  virtual HParams hparams() const { return {}; }
   /// Downloads and the like: called on one rank of each machine, while the others wait. Keep nothing in members here.
   virtual void prepare_data() {}
 

@@ -12,6 +12,7 @@ namespace {
 TrainerOptions without_checks(TrainerOptions options) {
   options.min_epochs = options.min_steps = 0;
   options.log_every_n_steps = 0;
+  options.reload_dataloaders_every_n_epochs = 0;
   options.on_bad_number = "ignore";  // a rate that is too high may give them
   return options;
 }
@@ -49,6 +50,8 @@ Aside::Aside(TrainerState& s)
       loggers_(s.loggers, {}),
       profiler_(s.profiler, nullptr),
       val_(s.val, {}),
+      batches_(s.batches, {}),
+      stream_(s.stream, {}),
       train_batches_(s.train_batches),
       test_batches_(s.test_batches),
       predict_batches_(s.predict_batches),

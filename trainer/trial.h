@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,8 @@ class Aside {
   Restored<std::vector<Shared<Logger>>> loggers_;
   Restored<std::shared_ptr<Profiler>> profiler_;
   Restored<LimitedLoaders> val_;
+  Restored<std::optional<BatchIterator>> batches_;
+  Restored<StateMap> stream_;
   Restored<std::int64_t> train_batches_, test_batches_, predict_batches_;
   Restored<std::filesystem::path> resumed_from_;
   Restored<std::atomic<bool>, bool> stop_requested_;

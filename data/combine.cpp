@@ -115,8 +115,8 @@ DataLoader combine(std::vector<std::pair<std::string, DataLoader>> loaders, Comb
   std::vector<Part> parts;
   for (auto& [name, loader] : loaders) {
     check<ConfigError>(!loader.is_stream(), "combine: {}: expected a loader of known size, got a stream", name);
-    check<ConfigError>(std::none_of(parts.begin(), parts.end(), [&](const Part& part) { return part.name == name; }),
-                       "combine: {} is the name of two loaders", name);
+    for (const Part& part : parts)
+      check<ConfigError>(part.name != name, "combine: {} is the name of two loaders", name);
     parts.push_back({name, std::move(loader)});
   }
   return loader_of(std::make_shared<CombinedSource>(std::move(parts), mode));

@@ -8,9 +8,9 @@
 //     explicit Classifier(const Options& options);
 //     ...
 //   };
-//   struct Digits {  // the same for its options
-//     DataLoader train_dataloader() const;
-//     DataLoader val_dataloader() const;
+//   struct Digits : DataModule {  // the same for its options
+//     DataLoader train_dataloader() override;
+//     LoaderSet val_dataloader() override;
 //   };
 //   int main(int argc, char** argv) { return cli::run<Classifier, Digits>(argc, argv); }
 //
@@ -121,28 +121,19 @@ constexpr bool has_own_optimizer() {
 template <class Module, class Data>
 int run_command(const Arguments& arguments, const Configuration& configuration, Trainer& trainer, Module& module,
                 Data& data, const Program& program) {
-  const auto missing = [&](const char* loader) {
-    throw ConfigError(format("{}: the data has no {}", arguments.command, loader));
-  };
+  const std::string& command = arguments.command;
   const std::string& ckpt = configuration.ckpt_path;
   int signal = 0;
-  if (arguments.command == "fit") {
+  if (command == "fit") {
     if (program.before_fit) program.before_fit(trainer, module);
-    if constexpr (!requires { data.train_dataloader(); }) missing("train_dataloader");
-    else if constexpr (requires { data.val_dataloader(); })
-      signal = trainer.fit(module, data.train_dataloader(), data.val_dataloader(), {.resume = ckpt}).signal;
-    else signal = trainer.fit(module, data.train_dataloader(), {.resume = ckpt}).signal;
+    signal = trainer.fit(module, data, {.resume = ckpt}).signal;
     if (program.after_fit) program.after_fit(trainer, module);
-  } else if (arguments.command == "validate") {
-    if constexpr (requires { data.val_dataloader(); }) trainer.validate(module, data.val_dataloader(), {.ckpt = ckpt});
-    else missing("val_dataloader");
-  } else if (arguments.command == "test") {
-    if constexpr (requires { data.test_dataloader(); }) trainer.test(module, data.test_dataloader(), {.ckpt = ckpt});
-    else missing("test_dataloader");
+  } else if (command == "validate") {
+    trainer.validate(module, data, {.ckpt = ckpt});
+  } else if (command == "test") {
+    trainer.test(module, data, {.ckpt = ckpt});
   } else {
-    if constexpr (requires { data.predict_dataloader(); })
-      trainer.predict(module, data.predict_dataloader(), {.return_predictions = false, .ckpt = ckpt});
-    else missing("predict_dataloader");
+    trainer.predict(module, data, {.return_predictions = false, .ckpt = ckpt});
   }
   return signal == 0 ? 0 : 128 + signal;
 }
@@ -151,7 +142,7 @@ int run_command(const Arguments& arguments, const Configuration& configuration, 
 /// `--config FILE.json` in order, the other arguments in order. Returns the program's exit code: 0; 2, with a message,
 /// for a wrong option; 130 or 143 for SIGINT or SIGTERM; 1 for another failure. `--optimizer` and `--lr_scheduler` take
 /// the place of configure_optimizers.
-template <std::derived_from<TrainingModule> Module, class Data>
+template <std::derived_from<TrainingModule> Module, std::derived_from<DataModule> Data>
 int run(int argc, const char* const* argv, const Program& program = {}) {
   return exit_code(program, [&] {
     const Arguments arguments = read_arguments(argc, argv);

@@ -129,6 +129,7 @@ void FitLoop::run_epoch() {
 
 // Whether the epoch has another batch, on which the pass then stands.
 bool FitLoop::next_batch() {
+  const ProfiledAction action(s_.profiler.get(), "train_dataloader_next");
   const std::int64_t i = c_.batch.processed;
   const bool begins = !s_.batches;
   if (begins) s_.batches.emplace(s_.train->begin(c_.epoch.completed, i, std::exchange(s_.stream, {})));

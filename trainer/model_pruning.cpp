@@ -29,7 +29,7 @@ void check_amount(const Amount& amount) {
                      "amount: expected a share from 0.0 to 1.0 or a number of weights from 0 on, got {}", amount);
 }
 
-Tensor find(const StateDict& section, const std::string& name) {
+Tensor tensor_of(const StateDict& section, const std::string& name) {
   const auto it = std::ranges::find(section, name, &NamedTensor::name);
   return it == section.end() ? Tensor() : it->tensor;
 }
@@ -96,7 +96,7 @@ void ModelPruning::on_fit_start(Trainer&, TrainingModule& module) {
 void ModelPruning::take_in(const StateDict& masks, const StateDict& starts) {
   const bool* never = std::get_if<bool>(&options_.use_lottery_ticket_hypothesis);
   for (Pruned& p : pruned_) {
-    const Tensor mask = anneal::find(masks, p.name), start = anneal::find(starts, p.name);
+    const Tensor mask = tensor_of(masks, p.name), start = tensor_of(starts, p.name);
     if (mask.defined()) {
       const Tensor expected = rule_.new_mask(p.parameter);
       check(mask.shape() == expected.shape(), "resume: the mask of {} is {}, expected {}", p.name, mask.shape(),

@@ -121,7 +121,7 @@ struct TrainerOptions {
   ProfilerOption profiler = {};        ///< simple, ops, trace, or an object: where the time goes
 
   LoggerOption logger{by_default, true};
-  bool enable_autolog_hparams = true;  ///< loggers get the hparams() of the module and of the DataModule
+  bool enable_autolog_hparams = true;  ///< beside the seed, loggers get the hparams() of module and DataModule
   std::vector<Shared<Callback>> callbacks = {};
   std::vector<Shared<Plugin>> plugins = {};                ///< at most one of each kind: plugin.h
   OrDefault<bool> enable_checkpointing{by_default, true};  ///< adds a ModelCheckpoint if none is given

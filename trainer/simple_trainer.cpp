@@ -262,7 +262,8 @@ double SimpleTrainer::eval_loss() {
   TrainerOptions options = options_;
   options.callbacks.clear();
   options.limit_val_batches = trainer_->options().limit_val_batches;
-  options.logger = options.enable_checkpointing = options.enable_progress_bar = false;
+  options.logger = false;
+  options.enable_checkpointing = options.enable_progress_bar = options.enable_model_summary = false;
   Evaluation evaluation(*this);
   return Trainer(std::move(options)).validate(evaluation, *eval_, {.verbose = false}).at(0)["loss"];
 }

@@ -37,22 +37,22 @@ struct Line : TrainingModule {
   OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 0.1})}; }
 };
 
-struct Numbers {
+struct Numbers : DataModule {
   struct Options {
     std::int64_t batches = 3;
     OptionTable table() { return {{"batches", &batches, "of one sample"}}; }
   };
   explicit Numbers(const Options& options) : options(options) {}
-  DataLoader train_dataloader() const { return counting_loader(options.batches); }
-  DataLoader val_dataloader() const { return counting_loader(1); }
-  DataLoader test_dataloader() const { return counting_loader(1); }
-  DataLoader predict_dataloader() const { return counting_loader(1); }
+  DataLoader train_dataloader() override { return counting_loader(options.batches); }
+  LoaderSet val_dataloader() override { return counting_loader(1); }
+  LoaderSet test_dataloader() override { return counting_loader(1); }
+  LoaderSet predict_dataloader() override { return counting_loader(1); }
   Options options;
 };
 
 // No options, and no loaders but the one for training.
-struct Bare {
-  DataLoader train_dataloader() const { return counting_loader(2); }
+struct Bare : DataModule {
+  DataLoader train_dataloader() override { return counting_loader(2); }
 };
 
 // One run of a program, and what came of it.

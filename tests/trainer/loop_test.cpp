@@ -83,7 +83,7 @@ TEST(Limits, BadValuesNameTheirOption) {
   EXPECT_TRUE(error({.limit_train_batches = -1}).starts_with("limit_train_batches"));
   EXPECT_TRUE(error({.fast_dev_run = -1}).starts_with("fast_dev_run"));
   EXPECT_TRUE(error({.devices = -1}).starts_with("devices"));
-  EXPECT_EQ(error({.accelerator = "tpu"}), "accelerator: expected auto, cpu, gpu or cuda, got \"tpu\"");
+  EXPECT_TRUE(error({.accelerator = "tpu"}).starts_with("accelerator: expected auto"));
   EXPECT_TRUE(error({.val_check_interval = 0}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = -1}).starts_with("val_check_interval"));
   EXPECT_TRUE(error({.val_check_interval = 0.0}).starts_with("val_check_interval"));

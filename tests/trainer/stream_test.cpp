@@ -231,7 +231,8 @@ TEST(Stream, ARunThatASignalEndedGoesOnToTheBit) {
         const TempFolder dir;
         const auto options = [&](bool signalled) {
           TrainerOptions o = quiet({.max_epochs = 2, .accumulate_grad_batches = 2});
-          o.handle_signals = o.enable_checkpointing = true;
+          o.handle_signals = true;
+          o.enable_checkpointing = true;
           o.callbacks = {ModelCheckpoint({.dirpath = dir.path(), .save_top_k = 0})};
           if (signalled)
             o.callbacks.push_back(AtBatchEnd([at](Trainer& trainer, std::int64_t) {

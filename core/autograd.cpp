@@ -11,17 +11,19 @@ inline namespace v0 {
 namespace {
 
 thread_local bool grad_mode = true;
+thread_local bool inference_mode = false;
 thread_local bool anomaly_mode = false;
 
 }  // namespace
 
-bool grad_enabled() { return grad_mode; }
-GradMode::GradMode(bool enabled) : before_(std::exchange(grad_mode, enabled)) {}
-GradMode::~GradMode() { grad_mode = before_; }
+bool grad_enabled() { return grad_mode && !inference_mode; }
+GradMode::GradMode(bool enabled) : ModeScope(grad_mode, enabled) {}
+
+bool inference_mode_enabled() { return inference_mode; }
+InferenceMode::InferenceMode(bool enabled) : ModeScope(inference_mode, enabled) {}
 
 bool anomaly_enabled() { return anomaly_mode; }
-AnomalyMode::AnomalyMode(bool enabled) : before_(std::exchange(anomaly_mode, enabled)) {}
-AnomalyMode::~AnomalyMode() { anomaly_mode = before_; }
+AnomalyMode::AnomalyMode(bool enabled) : ModeScope(anomaly_mode, enabled) {}
 
 // ---- nodes ----
 

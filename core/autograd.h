@@ -20,6 +20,7 @@
 #include <initializer_list>
 #include <span>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "anneal/core/tensor.h"
@@ -29,36 +30,46 @@ inline namespace v0 {
 
 // ---- modes: of the calling thread, restored when the guard goes ----
 
+class ModeScope {
+ public:
+  ModeScope(const ModeScope&) = delete;
+  ModeScope& operator=(const ModeScope&) = delete;
+
+ protected:
+  ModeScope(bool& mode, bool value) : mode_(mode), before_(std::exchange(mode, value)) {}
+  ~ModeScope() { mode_ = before_; }
+
+ private:
+  bool& mode_;
+  const bool before_;
+};
+
 /// Whether ops record themselves. True by default.
 bool grad_enabled();
 /// While it lives, ops are (not) recorded.
-class GradMode {
+class GradMode : ModeScope {
  public:
   explicit GradMode(bool enabled);
-  ~GradMode();
-  GradMode(const GradMode&) = delete;
-  GradMode& operator=(const GradMode&) = delete;
-
- private:
-  bool before_;
 };
 class NoGrad : GradMode {
  public:
   NoGrad() : GradMode(false) {}
 };
 
+/// Whether an InferenceMode is there.
+bool inference_mode_enabled();
+/// While it lives, no op is recorded, not even where a GradMode asks for it. torch.inference_mode.
+class InferenceMode : ModeScope {
+ public:
+  explicit InferenceMode(bool enabled = true);
+};
+
 /// Whether every op's result and gradient is checked for NaN and infinity.
 bool anomaly_enabled();
 /// While it lives, the first result or gradient that is not finite throws Error with the op's name. Slow.
-class AnomalyMode {
+class AnomalyMode : ModeScope {
  public:
   explicit AnomalyMode(bool enabled = true);
-  ~AnomalyMode();
-  AnomalyMode(const AnomalyMode&) = delete;
-  AnomalyMode& operator=(const AnomalyMode&) = delete;
-
- private:
-  bool before_;
 };
 
 // ---- the graph ----

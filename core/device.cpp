@@ -40,6 +40,11 @@ void check_device(Device device) {
   }
 }
 
+std::int64_t device_waits() {
+  if constexpr (has_gpu) return gpu::waits();
+  return 0;
+}
+
 void synchronize(Device device) {
   if (device.kind == DeviceKind::cpu) return;
   check_device(device);

@@ -29,6 +29,8 @@ int device_count(DeviceKind kind);
 /// Waits until a GPU has done all that was queued, and throws Error for a bad index that it met on the way. Does
 /// nothing for the CPU.
 void synchronize(Device device);
+/// How often this process has waited for a GPU.
+std::int64_t device_waits();
 
 }  // namespace v0
 }  // namespace anneal

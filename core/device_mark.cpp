@@ -22,6 +22,11 @@ bool DeviceMark::passed() const {
   return true;
 }
 
+void DeviceMark::wait() const {
+  if constexpr (has_gpu)
+    if (event_) static_cast<const gpu::Event*>(event_.get())->synchronize();
+}
+
 double DeviceMark::seconds_since(const DeviceMark& start) const {
   if constexpr (has_gpu) {
     if (event_ && start.event_) {

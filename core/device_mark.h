@@ -16,6 +16,8 @@ class DeviceMark {
   DeviceMark() : DeviceMark(Device{}) {}
   explicit DeviceMark(Device device);
   bool passed() const;
+  /// Until it has been passed.
+  void wait() const;
   /// Waits until both marks, which are of one device, have been passed.
   double seconds_since(const DeviceMark& start) const;
 

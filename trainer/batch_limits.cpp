@@ -13,6 +13,13 @@ void LimitBatches::configure(TrainerOptions& options) {
   options.limit_train_batches = options.limit_val_batches = options.limit_test_batches = batches_;
 }
 
+LimitEvalSteps::LimitEvalSteps(std::int64_t batches) : batches_(batches) {
+  check<ConfigError>(batches >= 1, "LimitEvalSteps: expected at least 1, got {}", batches);
+}
+void LimitEvalSteps::configure(TrainerOptions& options) {
+  options.limit_val_batches = options.limit_test_batches = batches_;
+}
+
 StepBasedEvaluation::StepBasedEvaluation(std::int64_t batches) : batches_(batches) {
   check<ConfigError>(batches >= 1, "StepBasedEvaluation: expected at least 1, got {}", batches);
 }

@@ -20,6 +20,17 @@ class LimitBatches final : public Callback {
   std::int64_t batches_;
 };
 
+/// The same for evaluations alone: limit_val_batches and limit_test_batches.
+class LimitEvalSteps final : public Callback {
+ public:
+  /// Throws ConfigError for fewer than 1.
+  explicit LimitEvalSteps(std::int64_t batches);
+  void configure(TrainerOptions& options) override;
+
+ private:
+  std::int64_t batches_;
+};
+
 /// Validation after every so many batches of an epoch: val_check_interval. Where a check is not at an epoch's end, a
 /// SimpleTrainer calls its metric `intermediate_eval_loss`.
 class StepBasedEvaluation final : public Callback {

@@ -31,7 +31,7 @@ void run_steps(TrainerState& s, const DataLoader& loader, std::int64_t steps) {
     return;
   }
   const LimitedLoaders first{{loader}, {std::min(steps, loader.size())}};
-  if (s.stage == Stage::predict) predict(s, first, false);
+  if (s.stage == Stage::predict) predict(s, first, {.return_predictions = false});
   else evaluate(s, s.stage == Stage::test ? Loop::test : Loop::validation, Purpose::sanity_check, first);
 }
 

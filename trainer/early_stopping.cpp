@@ -42,7 +42,7 @@ void EarlyStopping::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
   stop_if_due(trainer, trainer.current_epoch() + 1);
 }
 void EarlyStopping::on_validation_end(Trainer& trainer, TrainingModule&) {
-  if (trainer.stage() != Stage::fit || looks_at_epoch_end(trainer)) return;
+  if (trainer.stage() != Stage::fit || looks_at_epoch_end(trainer) || trainer.check_broke_off()) return;
   look(trainer);
   stop_if_due(trainer, trainer.current_epoch());
 }

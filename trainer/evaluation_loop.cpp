@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "anneal/core/autograd.h"
+#include "anneal/trainer/gather_predictions.h"
 #include "anneal/trainer/module_modes.h"
 
 namespace anneal {
@@ -63,9 +64,11 @@ constexpr Actions validation_actions{"validation_dataloader_next", "run_validati
 constexpr Actions test_actions{"test_dataloader_next", "run_test_batch"};
 constexpr Actions predict_actions{"predict_dataloader_next", "run_predict_batch"};
 
-// Calls f(batch, step) for the batches of each loader, brought to where the module is. How many there were.
-template <class F>
-std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f) {
+// Calls f(batch, step) for the batches of each loader, brought to where the module is, until is_over(), which all ranks
+// are asked after each. How many there were.
+template <class F, class Over>
+std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f,
+                            const Over& is_over) {
   Profiler* const profiler = s.profiler.get();
   std::int64_t all = 0;
   for (std::size_t l = 0; l < set.loaders.size(); ++l) {
@@ -82,15 +85,15 @@ std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Ac
       Batch& batch = **it;
       if (batch.empty()) {  // this rank's share of the last one, unless it is alone
         if (!s.world) s.console.warn("an evaluation's loader gave an empty batch; it is skipped");
-        continue;
-      }
-      {
+      } else {
         const ProfiledAction action(profiler, actions.batch);
         s.transfer(batch);
         StepContext step(s.trainer, i, static_cast<std::int64_t>(l), it->samples());
         f(batch, step);
       }
-      if (profiler && s.stage > Stage::sanity_check) profiler->end_batch();
+      if (profiler && s.stage > Stage::sanity_check && !batch.empty()) profiler->end_batch();
+      // Ranks may have streams of different lengths, and then cannot be asked.
+      if ((!s.world || !set.loaders[l].is_stream()) && is_over()) return all;
     }
   }
   return all;
@@ -113,13 +116,16 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
   {
     const ModuleModes modes(*s.module);
     const NoGrad no_grad;
+    const InferenceMode inference(inference_mode_enabled() ||
+                                  (purpose == Purpose::own_run && s.options.inference_mode));
     call(s, hooks.model_eval);
     call(s, hooks.start);
     call(s, hooks.epoch_start);
     std::int64_t x = evaluated;
     const Actions& actions = loop == Loop::validation ? validation_actions : test_actions;
-    const std::int64_t batches = for_each_batch(s, set, actions, [&](const Batch& batch, StepContext& step) {
-      s.log.begin_batch(batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
+    bool over = false;
+    const auto each_batch = [&](const Batch& batch, StepContext& step) {
+      s.log.begin_batch(loop, batch, set.loaders.size() > 1 ? std::optional(step.dataloader_idx()) : std::nullopt);
       call(s, hooks.batch_start, batch, step);
       {
         const Autocast autocast = s.autocast();
@@ -128,41 +134,49 @@ std::vector<MetricMap> evaluate(TrainerState& s, Loop loop, Purpose purpose, con
       call(s, hooks.batch_end, batch, step);
       ++x;
       if (purpose != Purpose::sanity_check && s.options.log_every_n_steps > 0 && x % s.options.log_every_n_steps == 0)
-        s.write_row(s.log.evaluation_step_row(loop), x, false);
+        s.log.write_row([&s, loop, x] { s.write_row(s.log.evaluation_step_row(loop), x, false); });
       s.log.end_evaluation_batch();
-    });
-    call(s, hooks.epoch_end);
-    s.log.publish_epoch(loop);
-    for (std::size_t l = 0; l < values.size(); ++l)
-      values[l] = s.log.epoch_values(loop, false, static_cast<std::int64_t>(l));
-    if (purpose != Purpose::sanity_check) {
-      s.write_row(s.log.epoch_row(loop), s.counters.global_step);
-      s.save_loggers();
-      evaluated += batches;
+      over = over || step.skips_epoch();
+    };
+    const bool is_check = purpose == Purpose::check;
+    const std::int64_t batches =
+        for_each_batch(s, set, actions, each_batch, [&] { return is_check && (over = s.any_rank(over)); });
+    s.check_broke_off = is_check && over;
+    if (!s.check_broke_off) {
+      call(s, hooks.epoch_end);
+      synchronize(s.device);  // throws for bad indices that a GPU has met
+      s.log.publish_epoch(loop);
+      for (std::size_t l = 0; l < values.size(); ++l)
+        values[l] = s.log.epoch_values(loop, false, static_cast<std::int64_t>(l));
+      if (purpose != Purpose::sanity_check) {
+        s.write_row(s.log.epoch_row(loop), s.counters.global_step);
+        s.save_loggers();
+      }
+      if (is_check) ++s.counters.checks;
     }
+    if (purpose != Purpose::sanity_check) evaluated += batches;
+    if (is_check) s.counters.checked_at = s.counters.total_batches;
     s.log.end_epoch(loop);
-    if (purpose == Purpose::check) {
-      ++s.counters.checks;
-      s.counters.checked_at = s.counters.total_batches;
-    }
     call(s, hooks.end);
   }
   s.call_module(hooks.model_train.point, hooks.model_train.of_module);
   return values;
 }
 
-std::vector<std::vector<Batch>> predict(TrainerState& s, const LimitedLoaders& set, bool keep) {
+std::vector<std::vector<Batch>> predict(TrainerState& s, const LimitedLoaders& set, const PredictOptions& options) {
   std::vector<std::vector<Batch>> predictions(set.loaders.size());
+  std::vector<std::vector<std::int64_t>> samples(set.loaders.size());
   if (set.total() == 0) return predictions;
   Generator generator = own_generator(s);
   const GeneratorScope scope(generator);
   {
     const ModuleModes modes(*s.module);
     const NoGrad no_grad;
+    const InferenceMode inference(inference_mode_enabled() || s.options.inference_mode);
     s.call_module(HookPoint::on_predict_model_eval, &M::on_predict_model_eval);
     s.call(HookPoint::on_predict_start, &C::on_predict_start, &M::on_predict_start);
     s.call(HookPoint::on_predict_epoch_start, &C::on_predict_epoch_start, &M::on_predict_epoch_start);
-    for_each_batch(s, set, predict_actions, [&](const Batch& batch, StepContext& step) {
+    const auto each_batch = [&](const Batch& batch, StepContext& step) {
       s.call(HookPoint::on_predict_batch_start, &C::on_predict_batch_start, &M::on_predict_batch_start, batch, step);
       Batch prediction;
       {
@@ -172,8 +186,14 @@ std::vector<std::vector<Batch>> predict(TrainerState& s, const LimitedLoaders& s
       if (s.device != Device{}) prediction = prediction.to({});
       s.call(HookPoint::on_predict_batch_end, &C::on_predict_batch_end, &M::on_predict_batch_end, prediction, batch,
              step);
-      if (keep) predictions[static_cast<std::size_t>(step.dataloader_idx())].push_back(std::move(prediction));
-    });
+      if (!options.return_predictions) return;
+      const auto loader = static_cast<std::size_t>(step.dataloader_idx());
+      predictions[loader].push_back(std::move(prediction));
+      samples[loader].insert(samples[loader].end(), step.samples().begin(), step.samples().end());
+    };
+    for_each_batch(s, set, predict_actions, each_batch, [] { return false; });
+    for (std::size_t l = 0; options.gather && options.return_predictions && l < predictions.size(); ++l)
+      predictions[l] = {gather_predictions(s, predictions[l], samples[l])};
     s.call(HookPoint::on_predict_epoch_end, &C::on_predict_epoch_end, &M::on_predict_epoch_end);
     s.call(HookPoint::on_predict_end, &C::on_predict_end, &M::on_predict_end);
   }

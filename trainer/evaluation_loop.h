@@ -12,8 +12,9 @@ enum class Purpose : std::uint8_t { check, sanity_check, own_run };
 /// of modules are restored, one by one.
 std::vector<MetricMap> evaluate(TrainerState& state, Loop loop, Purpose purpose, const LimitedLoaders& loaders);
 
-/// The same for predictions, which are brought to the CPU; if they are not kept only the hooks get them.
-std::vector<std::vector<Batch>> predict(TrainerState& state, const LimitedLoaders& loaders, bool keep);
+/// The same for predictions, which are brought to the CPU; if they are not returned only the hooks get them.
+std::vector<std::vector<Batch>> predict(TrainerState& state, const LimitedLoaders& loaders,
+                                        const PredictOptions& options);
 
 }  // namespace v0
 }  // namespace anneal

@@ -162,6 +162,7 @@ void FitLoop::end_epoch() {
 }
 
 void FitLoop::finish_epoch() {
+  synchronize(s_.device);  // throws for bad indices that a GPU has met
   s_.log.publish_epoch(Loop::train);
   if (c_.batch.processed == c_.epoch_batches) look_at_plateaus(Interval::epoch, c_.epoch.completed + 1);
   s_.write_row(s_.log.epoch_row(Loop::train), c_.global_step);
@@ -181,7 +182,7 @@ bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   StepContext context(s_.trainer, c_.batch.ready++, 0, samples);
   s_.seed_batch();
   if (share > 0) {
-    s_.log.begin_batch(batch);
+    s_.log.begin_batch(Loop::train, batch);
     s_.call(HookPoint::on_train_batch_start, &C::on_train_batch_start, &M::on_train_batch_start, batch, context);
   }
   if (context.skips_epoch()) {
@@ -256,8 +257,10 @@ void FitLoop::finish_batch() {
 // Of the window that ends, if a row is due.
 void FitLoop::write_step_row() {
   const std::int64_t every = s_.options.log_every_n_steps;
-  if (c_.stepped && every > 0 && (c_.global_step % every == 0 || s_.should_stop()))
-    s_.write_row(s_.log.step_row(), c_.global_step);
+  if (c_.stepped && every > 0 && (c_.global_step % every == 0 || s_.should_stop())) {
+    s_.log.publish_window();
+    s_.log.write_row([&s = s_, x = c_.global_step] { s.write_row(s.log.step_row(), x); });
+  }
   s_.log.end_window();
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <map>
 #include <sstream>
 #include <utility>
 
@@ -50,8 +51,8 @@ HookPoint MetricLog::enter(HookPoint point) {
   return std::exchange(point_, point);
 }
 
-void MetricLog::begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx) {
-  has_batch_ = true;
+void MetricLog::begin_batch(Loop loop, const Batch& batch, std::optional<std::int64_t> dataloader_idx) {
+  has_batch_ = saw_batch_[static_cast<std::size_t>(loop)] = true;
   dataloader_idx_ = dataloader_idx;
   batch_size_ = 0;
   for (const NamedTensor& entry : batch) {
@@ -94,8 +95,8 @@ void MetricLog::with_loader(std::string_view name, const LogOptions& options, co
   f(format("{}/dataloader_idx_{}", name, *dataloader_idx_));
 }
 
-void MetricLog::log(std::string_view name, double value, const LogOptions& options) {
-  with_loader(name, options, [&](std::string_view full_name) { log_as(full_name, value, options); });
+void MetricLog::log(std::string_view name, HostValue value, const LogOptions& options) {
+  with_loader(name, options, [&](std::string_view full_name) { log_as(full_name, std::move(value), options); });
 }
 
 void MetricLog::log(std::string_view name, Metric& metric, const LogOptions& options) {
@@ -116,7 +117,7 @@ void MetricLog::log(std::string_view name, Metric& metric, const LogOptions& opt
   });
 }
 
-MetricLog::Entry& MetricLog::log_as(std::string_view name, double value, const LogOptions& options, Metric* object) {
+MetricLog::Entry& MetricLog::log_as(std::string_view name, HostValue value, const LogOptions& options, Metric* object) {
   const HookInfo& hook = info(point_);
   check(hook.level != LogLevel::nowhere, "log: {} cannot be logged in {}", name, hook.name);
   const bool on_step = options.on_step.value_or(hook.level == LogLevel::step);
@@ -132,16 +133,34 @@ MetricLog::Entry& MetricLog::log_as(std::string_view name, double value, const L
           "log: {}: the batch has no tensor to weight it by; set batch_size", name);
     weight = batch_size_;
   }
-  metric.step_value = value;
-  metric.step_weight = static_cast<double>(weight);
-  metric.fresh = true;
   if (dataloader_idx_) {
     const auto loader = static_cast<std::size_t>(*dataloader_idx_);
     if (metric.loaders.size() <= loader) metric.loaders.resize(loader + 1);
     metric.loaders[loader] = true;
   }
-  if (on_epoch) metric.epoch.add(metric.reduce, value, metric.step_weight);
+  const auto take = [on_epoch, by = static_cast<double>(weight)](Entry& m, double v) {
+    m.step_value = v;
+    m.step_weight = by;
+    m.fresh = true;
+    if (on_epoch) m.epoch.add(m.reduce, v, by);
+  };
+  if (waiting_.empty() && value.arrived()) take(metric, value.get());
+  else
+    waiting_.push_back({std::move(value), [this, take, at = static_cast<std::size_t>(&metric - metrics_.data())](
+                                              double v) { take(metrics_[at], v); }});
   return metric;
+}
+
+void MetricLog::do_next() {
+  const Waiting next = std::move(waiting_.front());
+  waiting_.pop_front();
+  next.then(next.value.get());
+}
+void MetricLog::catch_up() {
+  while (!waiting_.empty() && waiting_.front().value.arrived()) do_next();
+}
+void MetricLog::flush() {
+  while (!waiting_.empty()) do_next();
 }
 
 MetricLog::Entry& MetricLog::find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step,
@@ -183,6 +202,11 @@ MetricLog::Entry& MetricLog::add(Saved metric) {
 
 void MetricLog::end_train_batch() {
   has_batch_ = false;
+  in_order([this] { publish_steps(); });
+  catch_up();
+}
+
+void MetricLog::publish_steps() {
   for (Entry& m : metrics_) {
     if (!m.fresh || info(m.hook).level != LogLevel::step) continue;
     m.fresh = false;
@@ -201,47 +225,96 @@ void MetricLog::end_evaluation_batch() {
 }
 
 void MetricLog::end_window() {
-  for (Entry& m : metrics_) m.window = {};
+  in_order([this] {
+    for (Entry& m : metrics_) m.window = {};
+  });
 }
 
-void MetricLog::exchange(Loop loop) {
+// Calls take(metric, reduction, sums) for what each rank has in `part` of the metrics with sync_dist.
+template <class F>
+void MetricLog::exchange(Loop loop, Reduction Saved::*part, const F& take) {
+  const auto shared = [&](const Entry& m) { return m.sync_dist && info(m.hook).loop == loop; };
   std::ostringstream mine;
-  mine << std::hexfloat;
-  for (const Entry& m : metrics_)
-    if (m.sync_dist && m.epoch.count > 0 && info(m.hook).loop == loop) {
-      mine << m.epoch_name << '\n'
-           << m.epoch.total << ' ' << m.epoch.weight << ' ' << m.epoch.last << ' ' << m.epoch.count;
-      if (m.object)
-        for (const double sum : m.object->sums()) mine << ' ' << sum;
-      mine << '\n';
-    }
-  for (Entry& m : metrics_) {
-    m.of_all_ranks = {};
-    m.sums_of_all_ranks.clear();
+  mine << std::hexfloat << saw_batch_[static_cast<std::size_t>(loop)] << '\n';
+  for (const Entry& m : metrics_) {
+    const Reduction& r = m.*part;
+    if (!shared(m) || r.count == 0) continue;
+    mine << static_cast<int>(m.hook) << ' ' << m.name << '\n';
+    mine << m.prog_bar << ' ' << m.logger << ' ' << m.on_step << ' ' << m.on_epoch << ' ' << static_cast<int>(m.reduce)
+         << ' ' << r.total << ' ' << r.weight << ' ' << r.last << ' ' << r.count;
+    if (m.object)
+      for (const double sum : m.object->sums()) mine << ' ' << sum;
+    mine << '\n';
   }
-  for (const std::string& theirs : exchange_(mine.str())) {
-    std::istringstream lines(theirs);
-    for (std::string name, numbers; std::getline(lines, name) && std::getline(lines, numbers);) {
-      Reduction r;
+  const std::vector<std::string> texts = exchange_(mine.str());
+  std::map<std::string, std::vector<bool>> logged_by;  // ranks, by hook and name
+  std::vector<bool> saw_batch;
+  for (std::size_t rank = 0; rank < texts.size(); ++rank) {
+    std::istringstream lines(texts[rank]);
+    std::string key, numbers;
+    std::getline(lines, key);
+    saw_batch.push_back(key == "1");
+    while (std::getline(lines, key) && std::getline(lines, numbers)) {
+      std::vector<bool>& ranks = logged_by[key];
+      ranks.resize(texts.size());
+      ranks[rank] = true;
       char* at = numbers.data();
-      for (double* part : {&r.total, &r.weight, &r.last}) *part = std::strtod(at, &at);
-      r.count = std::strtoll(at, &at, 10);
+      const auto next = [&] { return std::strtoll(at, &at, 10); };
+      const auto hook = static_cast<HookPoint>(std::atoi(key.c_str()));
+      const std::string name = key.substr(key.find(' ') + 1);
+      const bool prog_bar = next() != 0, logger = next() != 0, on_step = next() != 0, on_epoch = next() != 0;
+      const auto reduce = static_cast<Reduce>(next());
+      Reduction r;
+      for (double* number : {&r.total, &r.weight, &r.last}) *number = std::strtod(at, &at);
+      r.count = next();
       std::vector<double> sums;
       while (*at == ' ') sums.push_back(std::strtod(at, &at));
-      for (Entry& m : metrics_) {
-        if (!m.sync_dist || m.epoch_name != name || info(m.hook).loop != loop) continue;
-        m.of_all_ranks.merge(m.reduce, r);
-        m.sums_of_all_ranks.resize(sums.size());
-        for (std::size_t i = 0; i < sums.size(); ++i) m.sums_of_all_ranks[i] += sums[i];
+      auto known =
+          std::ranges::find_if(metrics_, [&](const Entry& m) { return shared(m) && m.hook == hook && m.name == name; });
+      if (known == metrics_.end() && sums.empty()) {  // this rank has had no batch so far
+        add({name, hook, prog_bar, logger, on_step, on_epoch, true, reduce, false, 0, 1, {}, {}, {}});
+        known = metrics_.end() - 1;
       }
+      if (known != metrics_.end()) take(*known, r, sums);
     }
   }
+  if (part != &Saved::epoch) return;
+  // A rank that had no batch has nothing to log of them.
+  for (const auto& [key, ranks] : logged_by) {
+    const bool in_batches = info(static_cast<HookPoint>(std::atoi(key.c_str()))).level != LogLevel::only_epoch;
+    for (std::size_t rank = 0; rank < ranks.size(); ++rank)
+      check(ranks[rank] || (in_batches && !saw_batch[rank]),
+            "log: {} was logged with sync_dist, but not on rank {}; all ranks must log it",
+            key.substr(key.find(' ') + 1), rank);
+  }
+}
+
+void MetricLog::publish_window() {
+  if (!exchange_) return;
+  flush();
+  for (Entry& m : metrics_)
+    if (m.sync_dist) m.of_all_ranks = {};
+  exchange(Loop::train, &Saved::window,
+           [](Entry& m, const Reduction& theirs, const auto&) { m.of_all_ranks.merge(m.reduce, theirs); });
+  for (Entry& m : metrics_)
+    if (m.of_all_ranks.count > 0) m.window = std::exchange(m.of_all_ranks, {});
 }
 
 void MetricLog::publish_epoch(Loop loop) {
-  if (exchange_) exchange(loop);
+  flush();
+  if (exchange_) {
+    for (Entry& m : metrics_) {
+      m.of_all_ranks = {};
+      m.sums_of_all_ranks.clear();
+    }
+    exchange(loop, &Saved::epoch, [](Entry& m, const Reduction& theirs, const std::vector<double>& sums) {
+      m.of_all_ranks.merge(m.reduce, theirs);
+      m.sums_of_all_ranks.resize(sums.size());
+      for (std::size_t i = 0; i < sums.size(); ++i) m.sums_of_all_ranks[i] += sums[i];
+    });
+  }
   for (Entry& m : metrics_) {
-    if (info(m.hook).loop != loop || m.epoch.count == 0) continue;
+    if (info(m.hook).loop != loop || !m.has_epoch_value()) continue;
     const double value = m.epoch_value();
     if (m.on_step) callback_.set(m.name, value, m.hints[0]);
     callback_.set(m.epoch_name, value, m.hints[4]);
@@ -251,6 +324,8 @@ void MetricLog::publish_epoch(Loop loop) {
 }
 
 void MetricLog::end_epoch(Loop loop) {
+  flush();
+  saw_batch_[static_cast<std::size_t>(loop)] = false;
   for (Entry& m : metrics_)
     if (info(m.hook).loop == loop) {
       m.epoch = m.of_all_ranks = {};
@@ -261,6 +336,8 @@ void MetricLog::end_epoch(Loop loop) {
 }
 
 void MetricLog::clear() {
+  waiting_.clear();
+  rows_waiting_ = 0;
   for (Entry& m : metrics_) {
     m.window = m.epoch = {};
     m.fresh = false;
@@ -293,7 +370,7 @@ MetricMap MetricLog::epoch_values(Loop loop, bool for_logger, std::optional<std:
   };
   MetricMap row;
   for (const Entry& m : metrics_)
-    if ((m.logger || !for_logger) && m.epoch.count > 0 && info(m.hook).loop == loop && belongs(m))
+    if ((m.logger || !for_logger) && m.has_epoch_value() && info(m.hook).loop == loop && belongs(m))
       row.set(m.epoch_name, m.epoch_value());
   return row;
 }
@@ -305,6 +382,8 @@ Loop MetricLog::loop_of(std::string_view epoch_name) const {
 }
 
 void MetricLog::release() {
+  waiting_.clear();
+  rows_waiting_ = 0;
   for (Entry& m : metrics_) {
     if (!m.object) continue;
     m.sums = m.sums_now();
@@ -313,7 +392,8 @@ void MetricLog::release() {
   }
 }
 
-MetricLog::State MetricLog::state() const {
+MetricLog::State MetricLog::state() {
+  flush();
   State state{{metrics_.begin(), metrics_.end()}, callback_, logged_, bar_};
   for (std::size_t i = 0; i < metrics_.size(); ++i) state.metrics[i].sums = metrics_[i].sums_now();
   return state;

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "anneal/core/host_value.h"
 #include "anneal/data/batch.h"
 #include "anneal/trainer/hook_point.h"
 #include "anneal/trainer/metric.h"
@@ -34,12 +36,16 @@ struct Reduction {
 
 /// The metrics of a Trainer. A metric is known by its hook and its name from the first time it is logged; from then on
 /// logging it is a comparison, and allocates nothing.
+///
+/// Values that a GPU still computes are not waited for: they, and what comes after them, are put off until they have
+/// arrived, or until somebody asks for what depends on them.
 class MetricLog {
  public:
   /// `warn` is called for a batch whose tensors disagree about the number of samples.
   explicit MetricLog(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
 
-  /// How ranks tell each other what they logged: all ranks' texts, in order, for this one's. Called by publish_epoch.
+  /// How ranks tell each other what they logged: all ranks' texts, in order, for this one's. Called by publish_window
+  /// and publish_epoch.
   void set_exchange(std::function<std::vector<std::string>(const std::string&)> exchange) {
     exchange_ = std::move(exchange);
   }
@@ -64,17 +70,40 @@ class MetricLog {
   void ignore() { ignores_ = true; }
 
   /// The batch whose size is the weight of what comes, and which of several loaders it came from.
-  void begin_batch(const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
+  void begin_batch(Loop loop, const Batch& batch, std::optional<std::int64_t> dataloader_idx = {});
   /// Throws Error where nothing can be logged, or when the options make no sense or changed.
-  void log(std::string_view name, double value, const LogOptions& options);
+  void log(std::string_view name, HostValue value, const LogOptions& options);
   /// The same for an object, which is read at the epoch's end and set to zero then.
   void log(std::string_view name, Metric& metric, const LogOptions& options);
+
+  /// Calls f() when the values that were logged so far have arrived, and what was put off before it is done.
+  template <class F>
+  void in_order(F f) {
+    if (waiting_.empty()) f();
+    else waiting_.push_back({0.0, [f = std::move(f)](double) { f(); }});
+  }
+  /// The same for the next row; one that was put off is written first.
+  template <class F>
+  void write_row(F f) {
+    while (rows_waiting_ > 0) do_next();
+    if (waiting_.empty()) return f();
+    ++rows_waiting_;
+    waiting_.push_back({0.0, [this, f = std::move(f)](double) {
+                          --rows_waiting_;
+                          f();
+                        }});
+  }
+  /// Waits for all values, and does what was put off.
+  void flush();
 
   /// Step values of the batch that ends: into the maps, and into their window.
   void end_train_batch();
   void end_evaluation_batch();
+  /// The window's values with sync_dist become those of all ranks, for a row.
+  void publish_window();
   void end_window();
-  /// Epoch values so far: into the maps; those with sync_dist, of all ranks.
+  /// Epoch values so far: into the maps; those with sync_dist, of all ranks. Throws Error on all of them, with name and
+  /// rank, if one of them logged no such metric, although it had a batch.
   void publish_epoch(Loop loop);
   /// Forgets them: the next epoch begins.
   void end_epoch(Loop loop);
@@ -83,7 +112,7 @@ class MetricLog {
   /// Lets go of objects, whose sums it keeps.
   void release();
 
-  /// What loggers get: the window's values, the evaluation batch's, and the epoch's.
+  /// What loggers get: the window's values, the evaluation batch's, and the epoch's. Call those for steps in write_row.
   MetricMap step_row() const;
   MetricMap evaluation_step_row(Loop loop) const;
   MetricMap epoch_row(Loop loop) const { return epoch_values(loop, true); }
@@ -94,9 +123,19 @@ class MetricLog {
   Loop loop_of(std::string_view epoch_name) const;
 
   /// The newest values: of all metrics, of those for loggers, and of those for the progress bar.
-  const MetricMap& callback_metrics() const { return callback_; }
-  const MetricMap& logged_metrics() const { return logged_; }
-  const MetricMap& progress_bar_metrics() const { return bar_; }
+  const MetricMap& callback_metrics() {
+    flush();
+    return callback_;
+  }
+  const MetricMap& logged_metrics() {
+    flush();
+    return logged_;
+  }
+  /// Those that have arrived.
+  const MetricMap& progress_bar_metrics() {
+    catch_up();
+    return bar_;
+  }
 
   /// Everything, for checkpoints.
   struct Saved {
@@ -113,7 +152,7 @@ class MetricLog {
     std::vector<Saved> metrics;
     MetricMap callback, logged, bar;
   };
-  State state() const;
+  State state();
   void load_state(const State& state);
 
  private:
@@ -124,14 +163,24 @@ class MetricLog {
     Reduction of_all_ranks{};
     std::vector<double> sums_of_all_ranks{};
     std::vector<bool> loaders{};  // that logged it; none: it was not for a batch
+    bool has_epoch_value() const { return epoch.count > 0 || of_all_ranks.count > 0; }
     double epoch_value() const;
     std::vector<double> sums_now() const;
     void forget_sums();
   };
-  void exchange(Loop loop);
+  template <class F>
+  void exchange(Loop loop, Reduction Saved::*part, const F& take);
   template <class F>
   void with_loader(std::string_view name, const LogOptions& options, const F& f);
-  Entry& log_as(std::string_view name, double value, const LogOptions& options, Metric* object = nullptr);
+  // What happens when a value is there.
+  struct Waiting {
+    HostValue value;
+    std::function<void(double)> then;
+  };
+  void do_next();
+  void catch_up();
+  void publish_steps();
+  Entry& log_as(std::string_view name, HostValue value, const LogOptions& options, Metric* object = nullptr);
   Entry& find_or_add(std::string_view name, const LogOptions& options, Reduce reduce, bool on_step, bool on_epoch);
   Entry& add(Saved metric);
 
@@ -143,9 +192,12 @@ class MetricLog {
   bool muted_ = false;
   bool ignores_ = false, ignored_ = false;
   bool has_batch_ = false;
+  std::array<bool, 4> saw_batch_{};  // of a loop's epoch
   std::optional<std::int64_t> dataloader_idx_;
   std::int64_t batch_size_ = 0;  // 0: the batch has no tensor
   MetricMap callback_, logged_, bar_;
+  std::deque<Waiting> waiting_;
+  std::int64_t rows_waiting_ = 0;
 };
 
 }  // namespace v0

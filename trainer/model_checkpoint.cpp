@@ -8,6 +8,7 @@
 #include "anneal/core/file.h"
 #include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/checkpoint_name.h"
+#include "anneal/trainer/checkpoint_writer.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/trainer.h"
 
@@ -30,14 +31,10 @@ void add_last_files(const fs::path& folder, std::vector<fs::path>& files) {
     if (is_last_file(entry.path()) && fs::exists(entry.path())) files.push_back(entry.path());
 }
 
-// Makes `link` a symbolic link to a file beside it, in one step; whether that was possible.
-bool point_to(const fs::path& link, const fs::path& file) {
-  const fs::path made = link.parent_path() / ("." + link.filename().string() + ".link");
-  std::error_code failed;
-  fs::remove(made, failed);
-  fs::create_symlink(file.filename(), made, failed);
-  if (!failed) fs::rename(made, link, failed);
-  return !failed;
+// Within a handler: on_save_error says whether it matters.
+void save_failed(Trainer& trainer, const std::exception& error) {
+  if (trainer.options().on_save_error == "throw") throw;
+  trainer.console().warn(std::string("a checkpoint was not written: ") + error.what());
 }
 
 std::vector<std::string> texts(const std::vector<ModelCheckpoint::Kept>& kept) {
@@ -75,6 +72,8 @@ void ModelCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
   training_ = false;
   if (stage != Stage::fit) return;
   folder_ = folder(trainer);
+  writer_ = std::make_shared<CheckpointWriter>(options_.async_save);
+  written_.clear();
   kept_.clear();
   best_path_.clear();
   last_path_.clear();
@@ -118,18 +117,22 @@ void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
   if (saves_at_epoch_end(trainer)) save_epoch(trainer);
 }
 void ModelCheckpoint::on_validation_end(Trainer& trainer, TrainingModule&) {
+  if (trainer.check_broke_off()) return;
   if (std::exchange(waits_, false)) save(trainer);
   else if (!saves_at_epoch_end(trainer)) save_epoch(trainer);
 }
 void ModelCheckpoint::on_train_end(Trainer& trainer, TrainingModule&) {
-  if (options_.save_last && may_save(trainer)) save_last(trainer);
+  if (options_.save_last && may_save(trainer)) save_last_alone(trainer);
+  finish_writing(trainer);
 }
 // Also in the middle of an accumulation window, and without save_last.
 void ModelCheckpoint::on_signal(Trainer& trainer, TrainingModule&, int) {
-  if (trainer.options().fast_dev_run == 0) save_last(trainer);
+  if (trainer.options().fast_dev_run == 0) save_last_alone(trainer);
+  finish_writing(trainer);
 }
 void ModelCheckpoint::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
   if (options_.save_on_exception && training_) save(trainer);
+  if (training_) finish_writing(trainer);
 }
 
 // Where a run goes back to in its middle, the steps after it are made again.
@@ -140,16 +143,19 @@ void ModelCheckpoint::on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint& 
 void ModelCheckpoint::save_epoch(Trainer& trainer) {
   if (every_n_epochs_ == 0) return;
   if ((trainer.current_epoch() + 1) % every_n_epochs_ == 0) save(trainer);
-  else if (options_.save_last && may_save(trainer)) save_last(trainer);
+  else if (options_.save_last && may_save(trainer)) save_last_alone(trainer);
 }
 
 void ModelCheckpoint::save(Trainer& trainer) {
   if (!may_save(trainer)) return;
+  finish_writing(trainer);
+  before_ = record();
   const Change change = options_.save_top_k != 0 ? save_top_k(trainer) : Change{};
   if (options_.save_last) save_last(trainer, change.written);
   if (change.dropped != change.written) remove(trainer, change.dropped);
   saved_step_ = trainer.global_step();
   saved_at_ = Clock::now();
+  writer_->begin();
 }
 
 bool ModelCheckpoint::better(double a, double b) const {
@@ -188,19 +194,17 @@ ModelCheckpoint::Change ModelCheckpoint::save_top_k(Trainer& trainer) {
     }
   }
   // The file holds the state that counts it in.
-  const auto before = std::tuple(kept_, best_path_, best_score_, saved_step_);
-  const auto undo = [&] { std::tie(kept_, best_path_, best_score_, saved_step_) = before; };
   const fs::path dropped = replaced ? kept_[*replaced].path : fs::path();
   const fs::path path = new_path(trainer, dropped);
   keep({path, score}, replaced);
   saved_step_ = trainer.global_step();
   try {
     if (!write(trainer, path)) {
-      undo();
+      record() = before_;
       return {};
     }
   } catch (...) {
-    undo();
+    record() = before_;
     throw;
   }
   tell(trainer, path);
@@ -232,28 +236,51 @@ void ModelCheckpoint::keep(Kept added, std::optional<std::size_t> replaced) {
     }
 }
 
+void ModelCheckpoint::save_last_alone(Trainer& trainer) {
+  finish_writing(trainer);
+  before_ = record();
+  save_last(trainer);
+  writer_->begin();
+}
+
 void ModelCheckpoint::save_last(Trainer& trainer, const fs::path& written) {
   for (int version = 0; last_path_.empty(); ++version) {
     fs::path path = folder_ / ("last" + (version > 0 ? "-v" + std::to_string(version) : std::string()) + extension);
     if (!is_taken(trainer, path)) last_path_ = std::move(path);
   }
   saved_step_ = trainer.global_step();
-  if (options_.save_last.links() && !written.empty() && point_to(last_path_, written)) return;
-  write(trainer, last_path_);
+  if (options_.save_last.links() && !written.empty()) writer_->link(last_path_, written);
+  else write(trainer, last_path_);
 }
 
-// Whether that went well; if not, on_save_error says whether it matters.
-bool ModelCheckpoint::write(Trainer& trainer, const fs::path& path) const {
+// Whether that went well, or is to be done.
+bool ModelCheckpoint::write(Trainer& trainer, const fs::path& path) {
   try {
     fs::create_directories(folder_);
-    trainer.save_checkpoint(path, {.weights_only = options_.save_weights_only});
+    writer_->save(trainer, path, {.weights_only = options_.save_weights_only});
   } catch (const std::exception& error) {
-    if (trainer.options().on_save_error == "throw") throw;
-    trainer.console().warn(std::string("a checkpoint was not written: ") + error.what());
+    save_failed(trainer, error);
     return false;
   }
-  for (const Shared<Logger>& logger : trainer.loggers()) logger->after_save_checkpoint(path);
+  if (writer_->is_async()) written_.push_back(path);
+  else tell_loggers(trainer, path);
   return true;
+}
+
+void ModelCheckpoint::finish_writing(Trainer& trainer) {
+  const std::vector<fs::path> written = std::exchange(written_, {});
+  try {
+    writer_->finish();
+  } catch (const std::exception& error) {
+    record() = before_;
+    save_failed(trainer, error);
+    return;
+  }
+  for (const fs::path& path : written) tell_loggers(trainer, path);
+}
+
+void ModelCheckpoint::tell_loggers(const Trainer& trainer, const fs::path& written) {
+  for (const Shared<Logger>& logger : trainer.loggers()) logger->after_save_checkpoint(written);
 }
 
 fs::path ModelCheckpoint::new_path(const Trainer& trainer, const fs::path& replaced) const {
@@ -277,11 +304,13 @@ bool ModelCheckpoint::is_taken(const Trainer& trainer, const fs::path& path) con
 }
 
 // Never a file that the run came from, nor one outside of the folder, nor what `last` points to.
-void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) const {
+void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) {
   std::error_code gone;
   if (path.empty() || path.parent_path() != folder_ || fs::equivalent(path, trainer.resumed_from(), gone)) return;
-  if (fs::is_symlink(last_path_, gone) && fs::equivalent(path, last_path_, gone)) return;
-  trainer.checkpoint_io().remove(path);
+  writer_->perform([&io = trainer.checkpoint_io(), path, last = last_path_] {
+    std::error_code missing;
+    if (!fs::is_symlink(last, missing) || !fs::equivalent(path, last, missing)) io.remove(path);
+  });
 }
 
 std::vector<fs::path> ModelCheckpoint::last_files(const Trainer& trainer) const {
@@ -302,6 +331,7 @@ std::vector<fs::path> ModelCheckpoint::best_files() const {
 }
 
 std::vector<fs::path> ModelCheckpoint::files() const {
+  if (writer_) writer_->wait();
   std::vector<fs::path> paths;
   for (const Kept& k : kept_) paths.push_back(k.path);
   if (!last_path_.empty() && fs::exists(last_path_)) paths.push_back(last_path_);

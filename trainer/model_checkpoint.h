@@ -3,10 +3,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
 #include <filesystem>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "anneal/trainer/callback.h"
@@ -14,6 +17,8 @@
 
 namespace anneal {
 inline namespace v0 {
+
+class CheckpointWriter;
 
 /// `true`, `false`, or "link".
 class SaveLast {
@@ -47,6 +52,8 @@ struct ModelCheckpointOptions {
   /// Of saves by epochs. Unset: at the epoch's end if validation runs once an epoch or not at all, else after checks.
   std::optional<bool> save_on_train_epoch_end = {};
   bool save_on_exception = false;  ///< also when an exception ends training
+  /// Training goes on while a copy of the state is written; the next save, and the end of fit, wait for that.
+  bool async_save = false;
   bool save_weights_only = false;  ///< files to load weights from, and not to resume a run
   bool verbose = false;            ///< a line of text for each save, or why there was none
 };
@@ -105,14 +112,19 @@ class ModelCheckpoint final : public Callback {
   void save_epoch(Trainer& trainer);
   void save(Trainer& trainer);
   Change save_top_k(Trainer& trainer);
+  void save_last_alone(Trainer& trainer);
   void save_last(Trainer& trainer, const std::filesystem::path& written = {});
-  bool write(Trainer& trainer, const std::filesystem::path& path) const;
+  bool write(Trainer& trainer, const std::filesystem::path& path);
+  static void tell_loggers(const Trainer& trainer, const std::filesystem::path& written);
+  void finish_writing(Trainer& trainer);
   void tell(Trainer& trainer, const std::filesystem::path& written) const;
   void keep(Kept added, std::optional<std::size_t> replaced);
   std::size_t worst() const;
   std::filesystem::path new_path(const Trainer& trainer, const std::filesystem::path& replaced) const;
   bool is_taken(const Trainer& trainer, const std::filesystem::path& path) const;
-  void remove(const Trainer& trainer, const std::filesystem::path& path) const;
+  void remove(const Trainer& trainer, const std::filesystem::path& path);
+  // What a save that fails leaves as it was.
+  auto record() { return std::tie(kept_, best_path_, best_score_, saved_step_); }
 
   ModelCheckpointOptions options_;
   std::int64_t every_n_epochs_;  // 0: not by epochs
@@ -127,6 +139,9 @@ class ModelCheckpoint final : public Callback {
   bool continues_ = false;  // resumed in the folder of the interrupted run
   bool training_ = false;
   std::string warning_;  // of what was restored
+  std::shared_ptr<CheckpointWriter> writer_;
+  std::vector<std::filesystem::path> written_;  // by the writer's thread, if all goes well
+  std::tuple<std::vector<Kept>, std::filesystem::path, double, std::int64_t> before_;
 };
 
 }  // namespace v0

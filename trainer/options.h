@@ -83,6 +83,7 @@ struct TrainerOptions {
   PrecisionName precision{by_default, "32-true"};
   std::optional<optim::GradScalerOptions> grad_scaler = {};  ///< of 16-mixed, which scales the loss in any case
   bool use_distributed_sampler = true;  ///< each rank gets its share of a loader (DataLoader::shard)
+  bool sync_batchnorm = false;          ///< refused with several ranks: each has its own batch's statistics
   double failure_timeout = 10;          ///< seconds after which a silent rank ends the job; 0: never
 
   std::optional<std::int64_t> max_epochs = {};  ///< -1: no limit. Unset: 1000, or no limit with max_steps or a Timer
@@ -117,6 +118,7 @@ struct TrainerOptions {
   bool handle_signals = false;
   /// true or "warn" change nothing: every kernel has a fixed order, so that a run repeats to the bit on its device.
   std::variant<bool, std::string> deterministic = false;
+  bool inference_mode = true;          ///< validate, test and predict record no op even where a GradMode asks for it
   std::optional<bool> benchmark = {};  ///< true, trials of algorithms, is refused on a GPU; a CPU has none to choose
   ProfilerOption profiler = {};        ///< simple, ops, trace, or an object: where the time goes
 

@@ -107,6 +107,9 @@ void check_limits(const TrainerState& s, const Checkpoint& checkpoint) {
 }
 
 void finalize_loggers(TrainerState& s, std::string_view status) {
+  try {
+    s.log.flush();
+  } catch (const std::exception& error) { s.console.warn(std::string("rows were lost: ") + error.what()); }
   for (const Shared<Logger>& logger : s.loggers) try {
       logger->finalize(status);
     } catch (const std::exception& error) { s.console.warn(std::string("a logger failed: ") + error.what()); }
@@ -297,23 +300,20 @@ std::vector<std::vector<Batch>> predict_module(TrainerState& s, TrainingModule& 
     run(s, Stage::predict, module, data, [&] {
       load_weights_of(s, options.ckpt);
       load_evaluation_loaders(s);
-      predictions = predict(s, s.own_run, options.return_predictions);
+      predictions = predict(s, s.own_run, options);
     });
   });
   return predictions;
 }
 
 void run_instead_of_loop(TrainerState& s, Stage stage, TrainingModule& module, const ModuleParts& parts,
-                         const DataLoader& loader, const std::function<void()>& instead) {
+                         DataModule& data, const std::function<void()>& instead) {
   check(!s.module, "this Trainer is in a run already");
   s.parts = parts;
-  const LoaderSet set(loader);
   telling_ranks(s, [&] {
     if (stage == Stage::fit) {
-      GivenLoaders data(loader, nullptr);
       train(s, module, data, {}, instead);
     } else {
-      GivenLoaders data(set);
       run(s, stage, module, data, [&] {
         load_evaluation_loaders(s);
         instead();

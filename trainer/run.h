@@ -22,7 +22,7 @@ std::vector<std::vector<Batch>> predict_module(TrainerState& state, TrainingModu
                                                const PredictOptions& options);
 /// A run of a stage up to its loop; `instead` takes the place of that, and of the hooks around it.
 void run_instead_of_loop(TrainerState& state, Stage stage, TrainingModule& module, const ModuleParts& parts,
-                         const DataLoader& loader, const std::function<void()>& instead);
+                         DataModule& data, const std::function<void()>& instead);
 
 }  // namespace v0
 }  // namespace anneal

@@ -37,7 +37,7 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
 }
 
 // What a run needs beside the weights to go on.
-void add_state(Checkpoint& c, const TrainerState& s) {
+void add_state(Checkpoint& c, TrainerState& s) {
   if (s.counters.losses > 0)
     for (const NamedTensor& p : s.module->parameters())
       if (const Tensor gradient = p.tensor.grad(); gradient.defined()) c.accumulation.push_back({p.name, gradient});
@@ -67,6 +67,18 @@ Checkpoint take_snapshot(TrainerState& s, bool weights_only) {
   if (!weights_only) add_state(c, s);
   s.call(HookPoint::on_save_checkpoint, &Callback::on_save_checkpoint, &TrainingModule::on_save_checkpoint, c);
   return c;
+}
+
+void own_tensors(Checkpoint& c) {
+  const NoGrad no_grad;
+  const auto own = [](StateDict& tensors) {
+    for (NamedTensor& entry : tensors)
+      entry.tensor = entry.tensor.device() == Device{} ? entry.tensor.clone() : entry.tensor.to(Device{});
+  };
+  own(c.model);
+  own(c.accumulation);
+  for (Checkpoint::Optimizer& optimizer : c.optimizers) own(optimizer.state);
+  for (auto& [section, tensors] : c.extra) own(tensors);
 }
 
 namespace {

@@ -12,6 +12,8 @@ inline namespace v0 {
 
 /// The state of the run, or its weights alone. Its tensors are the run's own, not copies.
 Checkpoint take_snapshot(TrainerState& state, bool weights_only = false);
+/// Its tensors become copies, in the host's memory.
+void own_tensors(Checkpoint& checkpoint);
 /// What `resume` names: loaded, and remembered as resumed_from. Nothing if there is no last one.
 std::optional<Checkpoint> find_checkpoint(TrainerState& state, const std::string& resume);
 

@@ -23,7 +23,8 @@ struct LogOptions {
   std::optional<bool> on_step = {};
   std::optional<bool> on_epoch = {};
   std::string_view reduce = "mean";  ///< over the epoch (and an accumulation window): mean, sum, min, max
-  /// Of several ranks: reduces the epoch's value over all of them; else each keeps its own, and rank 0's is written.
+  /// Of several ranks: reduces the epoch's value, and those in rows of steps, over all of them, which must all log it;
+  /// else each keeps its own, and rank 0's is written.
   bool sync_dist = false;
   /// In an evaluation over several loaders: adds "/dataloader_idx_<i>" to the name. False: their values are reduced
   /// together.
@@ -49,7 +50,7 @@ class StepContext {
   std::int64_t current_epoch() const;
   std::int64_t global_step() const;
 
-  /// Records a metric: Trainer::log.
+  /// Records a metric: Trainer::log. A GPU is not waited for: rows and bar get its values when they have arrived.
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
   void log(std::string_view name, Metric& metric, const LogOptions& options = {});
@@ -65,7 +66,8 @@ class StepContext {
   void count_step() { counts_step_ = true; }
   bool counts_step() const { return counts_step_; }
   /// In on_train_batch_start: ends the epoch before this batch is trained on. An accumulation window that is open is
-  /// stepped with what it has. With several ranks all of them must do it at the same batch.
+  /// stepped with what it has. With several ranks all of them must do it at the same batch. In the hooks of validation
+  /// batches, and in validation_step: breaks off a check within fit after this batch; what it logged is dropped.
   void skip_epoch() { skips_epoch_ = true; }
   bool skips_epoch() const { return skips_epoch_; }
 

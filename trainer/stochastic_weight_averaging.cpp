@@ -59,14 +59,31 @@ void StochasticWeightAveraging::on_train_epoch_end(Trainer&, TrainingModule&) {
   if (started_) averages_->update();
 }
 
+void StochasticWeightAveraging::on_validation_epoch_start(Trainer& trainer, TrainingModule& module) {
+  if (!options_.evaluate_average || trainer.stage() != Stage::fit || count() == 0) return;
+  own_buffers_ = module.buffers();
+  for (NamedTensor& buffer : own_buffers_) buffer.tensor = buffer.tensor.clone();
+  averages_->swap();
+  trainer.update_batch_norm();
+}
+void StochasticWeightAveraging::on_validation_end(Trainer&, TrainingModule& module) { take_back(module); }
+
+void StochasticWeightAveraging::take_back(TrainingModule& module) {
+  if (!averages_ || !averages_->swapped()) return;
+  averages_->swap();
+  const StateDict buffers = module.buffers();
+  for (std::size_t i = 0; i < own_buffers_.size(); ++i) buffers[i].tensor.copy_(own_buffers_[i].tensor);
+  own_buffers_.clear();
+}
+
 void StochasticWeightAveraging::on_train_end(Trainer& trainer, TrainingModule&) {
   if (count() == 0) return;
   averages_->swap();
   trainer.update_batch_norm();
 }
 
-void StochasticWeightAveraging::on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {
-  if (averages_ && averages_->swapped()) averages_->swap();
+void StochasticWeightAveraging::on_exception(Trainer&, TrainingModule& module, const std::exception_ptr&) {
+  take_back(module);
 }
 void StochasticWeightAveraging::teardown(Trainer&, TrainingModule&, Stage) {
   averages_.reset();

@@ -18,6 +18,8 @@ struct StochasticWeightAveragingOptions {
   std::int64_t annealing_epochs = 10;      ///< in which the rate goes there
   std::string annealing_strategy = "cos";  ///< along half a cosine, or "linear"
   optim::AveragingRule rule = optim::swa_avg();
+  /// Validation within fit sees the average, each time with BatchNorm's statistics computed anew.
+  bool evaluate_average = false;
 };
 
 /// From an epoch on the learning rate goes to a constant, and the weights at the end of each epoch are averaged; after
@@ -36,6 +38,8 @@ class StochasticWeightAveraging final : public Callback {
   void on_fit_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_epoch_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
+  void on_validation_epoch_start(Trainer& trainer, TrainingModule& module) override;
+  void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   void on_exception(Trainer& trainer, TrainingModule& module, const std::exception_ptr& error) override;
   void on_save_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) override;
@@ -46,12 +50,14 @@ class StochasticWeightAveraging final : public Callback {
 
  private:
   void replace_schedule(Trainer& trainer) const;
+  void take_back(TrainingModule& module);
 
   StochasticWeightAveragingOptions options_;
   std::int64_t start_ = 0;  // the epoch, counted from 0
   bool started_ = false;
   std::optional<optim::AveragedWeights> averages_;
   std::optional<StateDict> resumed_;  // for the averages, when they are made
+  StateDict own_buffers_;             // while the module has the average
 };
 
 }  // namespace v0

@@ -40,6 +40,12 @@ void Timer::on_train_batch_end(Trainer& trainer, TrainingModule&, const Tensor&,
 void Timer::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
   if (options_.interval == Interval::epoch) stop_if_due(trainer);
 }
+void Timer::on_validation_batch_end(Trainer& trainer, TrainingModule&, const Batch&, StepContext& step) {
+  const TrainerOptions& o = trainer.options();
+  if (trainer.stage() != Stage::fit || options_.interval == Interval::epoch || time_remaining() > 0) return;
+  stop_if_due(trainer);
+  if (trainer.current_epoch() >= *o.min_epochs && trainer.global_step() >= *o.min_steps) step.skip_epoch();
+}
 void Timer::on_train_end(Trainer&, TrainingModule&) { train_.stop(); }
 void Timer::on_validation_start(Trainer&, TrainingModule&) { validation_ = {.start = Clock::now()}; }
 void Timer::on_validation_end(Trainer&, TrainingModule&) { validation_.stop(); }

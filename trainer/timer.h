@@ -18,7 +18,7 @@ struct TimerOptions {
   bool verbose = true;                 ///< says when time is up
 };
 
-/// Ends training as if it were done, once min_epochs and min_steps are reached.
+/// Ends training as if it were done, once min_epochs and min_steps are reached; a validation within it is broken off.
 class Timer final : public Callback {
  public:
   explicit Timer(TimerOptions options = {}) : options_(options) {}
@@ -37,6 +37,8 @@ class Timer final : public Callback {
                           StepContext& step) override;
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
+  void on_validation_batch_end(Trainer& trainer, TrainingModule& module, const Batch& batch,
+                               StepContext& step) override;
   void on_validation_start(Trainer& trainer, TrainingModule& module) override;
   void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_test_start(Trainer& trainer, TrainingModule& module) override;

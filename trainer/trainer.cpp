@@ -120,7 +120,7 @@ void Trainer::log(std::string_view name, double value, const LogOptions& options
 void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& options) {
   check(value.defined() && value.numel() == 1, "log: {}: expected a tensor with one element, got {}", name,
         value.defined() ? format("one of shape {}", value.shape()) : "none");
-  state_->log.log(name, value.item(), options);
+  state_->log.log(name, HostValue(value), options);
 }
 void Trainer::log(std::string_view name, Metric& metric, const LogOptions& options) {
   state_->log.log(name, metric, options);
@@ -128,13 +128,29 @@ void Trainer::log(std::string_view name, Metric& metric, const LogOptions& optio
 void Trainer::stop() { state_->stop_requested = true; }
 bool Trainer::should_stop() const { return state_->stop_requested; }
 
-void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptions& options) {
-  const HookPoint point = state_->log.point();
-  check(state_->train && state_->module, "save_checkpoint: there is no fit that runs");
+namespace {
+
+void check_may_save(const TrainerState& s) {
+  const HookPoint point = s.log.point();
+  check(s.train && s.module, "save_checkpoint: there is no fit that runs");
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
         "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
         info(point).name);
+}
+
+}  // namespace
+
+void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptions& options) {
+  check_may_save(*state_);
   if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_, options.weights_only));
+}
+
+std::function<void()> Trainer::save_checkpoint_later(const std::filesystem::path& path, const SaveOptions& options) {
+  check_may_save(*state_);
+  if (!is_global_zero()) return [] {};
+  auto checkpoint = std::make_shared<Checkpoint>(take_snapshot(*state_, options.weights_only));
+  own_tensors(*checkpoint);
+  return [io = state_->checkpoint_io, checkpoint, path] { io->save(path, *checkpoint); };
 }
 
 void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {
@@ -171,6 +187,7 @@ std::int64_t Trainer::total_batch_idx() const {
 }
 bool Trainer::is_last_batch() const { return state_->counters.batch.ready == state_->counters.epoch_batches; }
 bool Trainer::check_follows() const { return state_->check_follows; }
+bool Trainer::check_broke_off() const { return state_->check_broke_off; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
 std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
 std::int64_t Trainer::num_sanity_val_batches() const {

@@ -89,6 +89,9 @@ struct EvaluateOptions {
 struct PredictOptions {
   bool return_predictions = true;  ///< false: only hooks see them
   std::string ckpt = {};           ///< as in EvaluateOptions
+  /// One batch of all samples of a loader, in their order in the dataset, the same on all ranks; predict_step must give
+  /// a row for each.
+  bool gather = false;
 };
 
 /// Runs a TrainingModule:
@@ -145,7 +148,7 @@ class Trainer {
   }
 
   /// What predict_step says of each batch, on the CPU; of several loaders, a list for each. With several ranks each
-  /// gets what it has predicted; StepContext::samples tells for which samples.
+  /// gets what it has predicted (StepContext::samples tells for which samples), or all with `gather`.
   template <std::derived_from<TrainingModule> M>
   std::vector<Batch> predict(M& module, const DataLoader& loader, const PredictOptions& options = {}) {
     return std::move(run_prediction(module, parts_of(module), loader, options)[0]);
@@ -177,6 +180,8 @@ class Trainer {
   /// after the one that saves do not get that hook in the resumed run.) Throws Error between training_step and
   /// optimizer_step, where the batch is half done, and outside of a fit.
   void save_checkpoint(const std::filesystem::path& path, const SaveOptions& options = {});
+  /// What does the same with the state as it is now, of which it has a copy. May be called later, by any thread.
+  std::function<void()> save_checkpoint_later(const std::filesystem::path& path, const SaveOptions& options = {});
   /// Replaces what moves an optimizer's learning rate from here on; the rates as they are become the schedule's base.
   void set_schedule(optim::Schedule schedule, Interval interval, std::size_t i = 0);
   /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.
@@ -213,6 +218,8 @@ class Trainer {
   bool is_last_batch() const;
   /// In on_train_batch_end: whether a validation comes next.
   bool check_follows() const;
+  /// In on_validation_end: whether StepContext::skip_epoch broke the check off, so that it left no metrics.
+  bool check_broke_off() const;
   /// In an epoch and in a check, after limits; of all its loaders together. unknown_size if there is a stream that no
   /// limit ends.
   std::int64_t num_training_batches() const;

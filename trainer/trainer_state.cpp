@@ -79,13 +79,15 @@ TrainerState::TrainerState(Trainer& of, TrainerOptions given)
       log([this](const std::string& text) { console.warn(text); }),
       generator(seed) {
   if (options.barebones) log.ignore();
-  if (world)
-    log.set_exchange(
-        [this](const std::string& mine) { return world->store().exchange("trainer/log", mine, patience); });
+  if (world) log.set_exchange([this](const std::string& mine) { return from_all_ranks("trainer/log", mine); });
+  check<ConfigError>(!world || !options.sync_batchnorm,
+                     "sync_batchnorm: statistics of all ranks' batches are not in this build; expected false with {} "
+                     "ranks, got true",
+                     ranks());
 }
 
-std::string TrainerState::from_rank_zero(const std::string& name, const std::string& text) const {
-  return world ? world->store().exchange(name, text, patience)[0] : text;
+std::vector<std::string> TrainerState::from_all_ranks(const std::string& name, const std::string& text) const {
+  return world ? world->store().exchange(name, text, patience) : std::vector{text};
 }
 
 bool TrainerState::any_rank(bool here) const {
@@ -215,8 +217,9 @@ void TrainerState::prepare_data() {
 
 void TrainerState::write_row(MetricMap row, std::int64_t x, bool with_epoch) {
   if (row.empty()) return;
-  if (const double* step = row.find("step")) x = static_cast<std::int64_t>(*step);
-  if (with_epoch && !row.contains("epoch")) row.set("epoch", static_cast<double>(counters.epoch.completed));
+  const double* const step = row.find("step");
+  if (step) x = static_cast<std::int64_t>(*step);
+  if (!step && with_epoch && !row.contains("epoch")) row.set("epoch", static_cast<double>(counters.epoch.completed));
   call_loggers([&](Logger& logger) { logger.log_metrics(row, x); });
 }
 

@@ -63,8 +63,9 @@ struct TrainerState {
   double batch_share = 1;                         ///< of the running batch: this rank's
   bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
   bool toggled = false;
-  bool check_follows = false;  ///< after this batch
-  bool stop_agreed = false;    ///< by all ranks
+  bool check_follows = false;    ///< after this batch
+  bool check_broke_off = false;  ///< the latest one
+  bool stop_agreed = false;      ///< by all ranks
   const SignalScope* signals = nullptr;
   int signal = 0;                          ///< that ends the run, by all ranks' agreement
   const TrainingModule* fitted = nullptr;  ///< by the last fit
@@ -89,8 +90,11 @@ struct TrainerState {
   /// Makes what one rank asked for known to all; they all call it.
   void agree_on_end();
 
-  /// The text of rank 0, on all ranks; they all call it. Without other ranks, the text.
-  std::string from_rank_zero(const std::string& name, const std::string& text) const;
+  /// The text of each rank, or that of rank 0, on all ranks; they all call it. Without other ranks, the text.
+  std::vector<std::string> from_all_ranks(const std::string& name, const std::string& text) const;
+  std::string from_rank_zero(const std::string& name, const std::string& text) const {
+    return from_all_ranks(name, text)[0];
+  }
 
   /// This rank's share of a loader, or all of it.
   DataLoader share_of(const DataLoader& loader) const;

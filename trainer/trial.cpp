@@ -17,22 +17,13 @@ TrainerOptions without_checks(TrainerOptions options) {
   return options;
 }
 
-// On the host: a device has as much room as before.
-void copy(StateDict& tensors) {
-  for (NamedTensor& entry : tensors)
-    entry.tensor = entry.tensor.device() == Device{} ? entry.tensor.clone() : entry.tensor.to(Device{});
-}
-
+// A device has as much room as before.
 Checkpoint take_copy(TrainerState& s) {
-  const NoGrad no_grad;
   Checkpoint c = take_snapshot(s);
   c.accumulation.clear();
   for (const NamedTensor& p : s.module->parameters())
     if (const Tensor gradient = p.tensor.grad(); gradient.defined()) c.accumulation.push_back({p.name, gradient});
-  copy(c.model);
-  copy(c.accumulation);
-  for (Checkpoint::Optimizer& optimizer : c.optimizers) copy(optimizer.state);
-  for (auto& [section, tensors] : c.extra) copy(tensors);
+  own_tensors(c);
   return c;
 }
 

@@ -29,6 +29,11 @@ class Tuner {
     nn::check_registered(module, sizeof(M));
     return find_learning_rate(module, parts_of(module), train, options);
   }
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  LearningRateCurve lr_find(M& module, D& data, const LearningRateFinderOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    return find_learning_rate(module, parts_of(module, data), data, options);
+  }
 
   /// BatchSizeFinder's search: the size that the loader then has, and the module's `batch_size` if there is one.
   template <std::derived_from<TrainingModule> M>
@@ -36,11 +41,25 @@ class Tuner {
     nn::check_registered(module, sizeof(M));
     return find_batch_size(module, parts_of(module), loader, options);
   }
+  /// The same, which also sets the DataModule's `batch_size` if there is one.
+  template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
+  std::int64_t scale_batch_size(M& module, D& data, const BatchSizeFinderOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    const std::int64_t found = find_batch_size(module, parts_of(module, data), data, options);
+    if constexpr (requires { data.batch_size = found; })
+      if (found > 0) data.batch_size = static_cast<decltype(data.batch_size)>(found);
+    return found;
+  }
 
  private:
   LearningRateCurve find_learning_rate(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
                                        const LearningRateFinderOptions& options);
+  LearningRateCurve find_learning_rate(TrainingModule& module, const ModuleParts& parts, DataModule& data,
+                                       const LearningRateFinderOptions& options);
   std::int64_t find_batch_size(TrainingModule& module, const ModuleParts& parts, DataLoader& loader,
+                               const BatchSizeFinderOptions& options);
+  // 0: nothing was done.
+  std::int64_t find_batch_size(TrainingModule& module, const ModuleParts& parts, DataModule& data,
                                const BatchSizeFinderOptions& options);
 
   Trainer& trainer_;

@@ -50,15 +50,17 @@ void WeightAveraging::on_train_epoch_end(Trainer& trainer, TrainingModule&) {
 void WeightAveraging::on_validation_epoch_start(Trainer& trainer, TrainingModule&) {
   if (options_.evaluate_average && trainer.stage() == Stage::fit) averages_->swap();
 }
-void WeightAveraging::on_validation_epoch_end(Trainer&, TrainingModule&) {
+void WeightAveraging::on_validation_epoch_end(Trainer&, TrainingModule&) { take_back(); }
+// Also of a check that broke off.
+void WeightAveraging::on_validation_end(Trainer&, TrainingModule&) { take_back(); }
+
+void WeightAveraging::take_back() {
   if (averages_ && averages_->swapped()) averages_->swap();
 }
 
 void WeightAveraging::on_train_end(Trainer&, TrainingModule&) { averages_->swap(); }
 
-void WeightAveraging::on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {
-  if (averages_ && averages_->swapped()) averages_->swap();
-}
+void WeightAveraging::on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) { take_back(); }
 void WeightAveraging::teardown(Trainer&, TrainingModule&, Stage) {
   averages_.reset();
   resumed_.reset();

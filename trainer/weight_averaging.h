@@ -37,6 +37,7 @@ class WeightAveraging : public Callback {
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
   void on_validation_epoch_start(Trainer& trainer, TrainingModule& module) override;
   void on_validation_epoch_end(Trainer& trainer, TrainingModule& module) override;
+  void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   void on_exception(Trainer& trainer, TrainingModule& module, const std::exception_ptr& error) override;
   void teardown(Trainer& trainer, TrainingModule& module, Stage stage) override;
@@ -45,6 +46,7 @@ class WeightAveraging : public Callback {
 
  private:
   StateDict tensors_of(const TrainingModule& module) const;
+  void take_back();
 
   WeightAveragingOptions options_;
   std::optional<optim::AveragedWeights> averages_;

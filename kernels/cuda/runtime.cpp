@@ -20,6 +20,8 @@ namespace kernels::cuda {
 namespace {
 
 cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+std::atomic<std::int64_t> waited = 0;
+
 cudaEvent_t native(void* event) { return static_cast<cudaEvent_t>(event); }
 
 struct Devices {
@@ -156,7 +158,11 @@ void release_pinned(void* p) noexcept { static_cast<void>(cudaFreeHost(p)); }
 
 Stream compute_stream(int device) { return streams_of(device).compute; }
 Stream copy_stream(int device) { return streams_of(device).copy; }
-void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize"); }
+void synchronize(Stream stream) {
+  ++waited;
+  check(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize");
+}
+std::int64_t waits() { return waited; }
 
 void copy(void* to, const void* from, std::size_t bytes, Copying kind, Stream stream) {
   if (bytes == 0) return;
@@ -205,7 +211,11 @@ bool Event::done() const {
   check(error, "cudaEventQuery");
   return true;
 }
-void Event::synchronize() const { check(cudaEventSynchronize(native(handle_)), "cudaEventSynchronize"); }
+void Event::synchronize() const {
+  if (done()) return;
+  ++waited;
+  check(cudaEventSynchronize(native(handle_)), "cudaEventSynchronize");
+}
 double Event::milliseconds_since(const Event& start) const {
   float milliseconds = 0;
   check(cudaEventElapsedTime(&milliseconds, native(start.handle_), native(handle_)), "cudaEventElapsedTime");

@@ -57,6 +57,8 @@ Stream compute_stream(int device);
 Stream copy_stream(int device);
 /// Waits until all that was queued has run.
 void synchronize(Stream stream);
+/// How often the host has waited for a stream or for a mark that had not been passed.
+std::int64_t waits();
 
 enum class Copying { to_device, to_host, on_device };
 /// Queues a copy. Memory of the host stays untouched until it has run; if it is not pinned, this call may wait.

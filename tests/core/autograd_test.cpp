@@ -144,6 +144,21 @@ TEST(AutogradModes, NoGradRecordsNothing) {
   EXPECT_FALSE((x.detach() * 2).requires_grad());
 }
 
+TEST(AutogradModes, InferenceModeIsAboveGradMode) {
+  const Tensor x = leaf({1});
+  {
+    const InferenceMode inference;
+    EXPECT_TRUE(inference_mode_enabled());
+    const GradMode on(true);
+    EXPECT_FALSE(grad_enabled());
+    EXPECT_FALSE((x * 2).requires_grad());
+    const InferenceMode off(false);
+    EXPECT_TRUE((x * 2).requires_grad());
+  }
+  EXPECT_FALSE(inference_mode_enabled());
+  EXPECT_TRUE((x * 2).requires_grad());
+}
+
 TEST(AutogradModes, BackwardSeesTheCallersModeAgain) {
   const Tensor x = leaf({1});
   const Tensor y = x * 2;

@@ -327,6 +327,26 @@ TEST(Timer, MaxTimeIsOneMore) {
   EXPECT_NE(text.find("max_time is ignored"), std::string::npos);
 }
 
+TEST(Timer, BreaksOffACheck) {
+  Probe probe;
+  int checked = 0;
+  probe.in_validation_step = [&](const Batch&, StepContext& step) {
+    step.log("v", 1);
+    ++checked;
+    std::this_thread::sleep_for(2ms);
+  };
+  Trainer trainer(quiet({.max_time = 20ms, .num_sanity_val_steps = 0}));
+  EXPECT_EQ(trainer.fit(probe, counting_loader(1), counting_loader(1000)).reason, StopReason::stopped);
+  EXPECT_LT(checked, 500);
+  EXPECT_FALSE(trainer.callback_metrics().contains("v"));
+
+  // Epochs that there must be have whole checks.
+  checked = 0;
+  Trainer patient(quiet({.min_epochs = 1, .max_time = 0ms, .num_sanity_val_steps = 0}));
+  EXPECT_EQ(patient.fit(probe, counting_loader(2), counting_loader(3)).global_step, 2);
+  EXPECT_EQ(checked, 3);
+}
+
 TEST(Timer, Measures) {
   const Timed timed = fit_timed({});
   EXPECT_EQ(timed.result.global_step, 12);

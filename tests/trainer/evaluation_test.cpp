@@ -157,6 +157,69 @@ TEST(PredictionWriter, KnowsWhichSamplesWerePredicted) {
   EXPECT_EQ(writer->of_epoch, (std::vector<std::int64_t>{0, 1, 2, 3}));
 }
 
+TEST(Evaluation, InferenceModeIsOnUnlessWithinAFit) {
+  struct Modes : Probe {
+    std::vector<std::string> seen;
+    void note(const char* where) {
+      const GradMode on(true);
+      seen.push_back(format("{} {}{}", where, inference_mode_enabled() ? "inference " : "", grad_enabled()));
+    }
+    void validation_step(const Batch&, StepContext&) override { note("validation"); }
+    void test_step(const Batch&, StepContext&) override {
+      EXPECT_FALSE(grad_enabled());
+      note("test");
+    }
+    Batch predict_step(const Batch&, StepContext&) override {
+      note("predict");
+      return {};
+    }
+  };
+  for (const bool inference : {true, false}) {
+    Modes module;
+    Trainer trainer(quiet({.max_epochs = 1, .num_sanity_val_steps = 0, .inference_mode = inference}));
+    trainer.fit(module, counting_loader(1), counting_loader(1));
+    trainer.validate(module, counting_loader(1));
+    trainer.test(module, counting_loader(1));
+    trainer.predict(module, counting_loader(1));
+    const std::string in_own = inference ? " inference false" : " true";
+    EXPECT_EQ(module.seen, (std::vector<std::string>{"validation true", "validation" + in_own, "test" + in_own,
+                                                     "predict" + in_own}));
+  }
+}
+
+// A check that breaks off leaves no metrics; the next one is whole.
+TEST(Evaluation, ACheckCanBeBrokenOff) {
+  Probe probe;
+  std::vector<std::int64_t> steps;
+  std::vector<bool> broke_off;
+  probe.in_validation_step = [&](const Batch&, StepContext& step) {
+    steps.push_back(step.global_step());
+    step.log("v", static_cast<double>(step.global_step()));
+    if (step.global_step() == 4 && step.batch_idx() == 1) step.skip_epoch();
+  };
+  const LambdaCallback at_end({.on_validation_end = [&](Trainer& trainer, TrainingModule&) {
+    broke_off.push_back(trainer.check_broke_off());
+    EXPECT_EQ(trainer.callback_metrics()["v"], trainer.check_broke_off() ? 2 : trainer.global_step());
+  }});
+  const auto stopper = std::make_shared<EarlyStopping>(
+      EarlyStoppingOptions{.monitor = "v", .patience = 0, .mode = "max", .check_on_train_epoch_end = false});
+  Trainer trainer(quiet({.max_epochs = 3, .num_sanity_val_steps = 0, .callbacks = {at_end, stopper}}));
+  const FitResult result = trainer.fit(probe, counting_loader(2), counting_loader(3));
+  EXPECT_EQ(result.reason, StopReason::max_epochs) << "what was there before is no new value";
+  EXPECT_EQ(steps, (std::vector<std::int64_t>{2, 2, 2, 4, 4, 6, 6, 6}));
+  EXPECT_EQ(broke_off, (std::vector<bool>{false, true, false}));
+  EXPECT_EQ(trainer.num_checks(), 2);
+}
+
+TEST(Predict, OneRanksAreGatheredInTheSamplesOrder) {
+  Doubling module;
+  Trainer trainer(quiet({}));
+  const DataLoader shuffled = DataLoader(counting_loader(5).dataset(), {.batch_size = 2, .shuffle = true, .seed = 3});
+  const std::vector<Batch> all = trainer.predict(module, shuffled, {.gather = true});
+  ASSERT_EQ(all.size(), 1U);
+  EXPECT_EQ(all[0]["y"].to_vector(), (Values{0, 2, 4, 6, 8}));
+}
+
 TEST(Evaluation, TakesWeightsFromACheckpoint) {
   const TempFolder dir;
   Probe probe;

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <filesystem>
 #include <random>
+#include <string>
+#include <vector>
 
 #include "anneal/anneal.h"
 
@@ -89,6 +91,62 @@ TEST_P(TrainerOnGpu, ResumesToTheBit) {
   EXPECT_EQ(train("cuda", GetParam(), 4, folder, "last").weights, whole.weights);
   std::filesystem::remove_all(folder);
 }
+// Row C-135: what is logged comes late, but whole and in order, and no step waits for it.
+TEST(LoggingOnGpu, WaitsInNoStep) {
+  if (device_count(DeviceKind::cuda) == 0) GTEST_SKIP() << "NOT TESTED: there is no GPU";
+  struct Rows : Logger {
+    std::vector<std::string> rows;
+    void log_metrics(const MetricMap& row, std::int64_t x) override {
+      rows.push_back(std::to_string(x));
+      for (const auto& [name, value] : row) rows.back() += format(" {}={}", name, value);
+    }
+    std::filesystem::path log_dir() const override { return "."; }
+  };
+  struct Logging : Classifier {
+    bool waits = false;
+    Tensor training_step(const Batch& batch, StepContext& step) override {
+      const Tensor loss = cross_entropy(net(batch["x"]), batch["y"]);
+      const LogOptions options{.prog_bar = true, .on_step = true, .on_epoch = true};
+      if (waits) step.log("loss", loss.item(), options);
+      else step.log("loss", loss, options);
+      step.log("batch", static_cast<double>(step.batch_idx()));
+      return loss;
+    }
+  };
+  const auto rows_of = [](bool waits, std::int64_t* waited) {
+    const auto logger = std::make_shared<Rows>();
+    std::int64_t first = -1;
+    const LambdaCallback count(
+        {.on_train_batch_end = [&](Trainer&, TrainingModule&, const Tensor&, const Batch&, StepContext& step) {
+          if (step.batch_idx() == 0) first = device_waits();
+          *waited = device_waits() - first;
+        }});
+    Trainer trainer({.accelerator = "cuda",
+                     .max_epochs = 1,
+                     .log_every_n_steps = 10,
+                     .accumulate_grad_batches = 2,
+                     .gradient_clip_val = 0.5,
+                     .logger = logger,
+                     .callbacks = {count, ProgressBar({.refresh_rate = 1})},
+                     .enable_checkpointing = false,
+                     .enable_model_summary = false,
+                     .seed = 1,
+                     .sink = [](std::string_view) {}});
+    manual_seed(2);
+    Logging model;
+    model.waits = waits;
+    trainer.fit(model, points(800));
+    EXPECT_EQ(trainer.global_step(), 50);
+    return logger->rows;
+  };
+  std::int64_t own = 0, none = -1;
+  const std::vector<std::string> expected = rows_of(true, &own), rows = rows_of(false, &none);
+  EXPECT_EQ(rows, expected);
+  EXPECT_EQ(rows.size(), 6U);
+  EXPECT_EQ(none, 0);
+  EXPECT_EQ(own, 99);
+}
+
 INSTANTIATE_TEST_SUITE_P(Precisions, TrainerOnGpu, ::testing::Values("32-true", "bf16-mixed", "16-mixed"));
 
 }  // namespace

@@ -181,6 +181,12 @@ TEST(LimitBatches, CutsEpochsAndEvaluations) {
   EXPECT_EQ(trainer.trainer().num_training_batches(), 3);
   EXPECT_THROW(LimitBatches(0), ConfigError);
 
+  const auto watch = std::make_shared<Watch>();
+  SimpleTrainer evaluated_less(model, mse, sgd(model), quiet_with({LimitEvalSteps(3), watch}));
+  EXPECT_EQ(evaluated_less.train(line(8), {.eval_dataset = line(8), .per_device_batch_size = 1}).global_step, 8);
+  EXPECT_EQ(watch->val_batches, 3);
+  EXPECT_THROW(LimitEvalSteps(0), ConfigError);
+
   ::setenv("ANNEAL_LIMIT_BATCHES", "2", 1);
   Probe probe;
   EXPECT_EQ(Trainer(quiet({.max_epochs = 1})).fit(probe, counting_loader(5)).global_step, 2);

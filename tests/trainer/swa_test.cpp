@@ -118,6 +118,46 @@ TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
   EXPECT_EQ(module.norm.num_batches_tracked.item(), 3);
 }
 
+TEST(StochasticWeightAveraging, TheAverageCanBeEvaluated) {
+  struct Checked : Falling {
+    Values checked;
+    void validation_step(const Batch&, StepContext&) override { checked.push_back(weight.item()); }
+  } module;
+  const TrainerOptions options = quiet({.max_epochs = 4, .num_sanity_val_steps = 0});
+  const auto averaging = [](double rate, bool evaluate_average) {
+    return StochasticWeightAveraging(
+        {.swa_lr = rate, .swa_epoch_start = 2, .annealing_epochs = 0, .evaluate_average = evaluate_average});
+  };
+  TrainerOptions averaged = options;
+  averaged.callbacks = {averaging(0.5, true)};
+  Trainer(averaged).fit(module, counting_loader(2), counting_loader(1));
+  // A check comes before its epoch's weights are taken.
+  const Values& w = module.weights;
+  ASSERT_EQ(module.checked.size(), 4U);
+  EXPECT_EQ(module.checked[1], w[1]) << "there is no average yet";
+  EXPECT_NEAR(module.checked[2], w[1], 1e-12);
+  EXPECT_NEAR(module.checked[3], (w[1] + w[2]) / 2, 1e-12);
+
+  // Training sees nothing of it: weights, statistics, random numbers.
+  struct CheckedNorm : Normed {
+    Values means;
+    void validation_step(const Batch&, StepContext&) override { means.push_back(norm.running_mean.to_vector()[0]); }
+  };
+  const auto trained = [&](bool evaluate_average, Values* means) {
+    manual_seed(3);
+    CheckedNorm normed;
+    TrainerOptions o = options;
+    o.callbacks = {averaging(0.05, evaluate_average)};
+    Trainer(o).fit(normed, counting_loader(3, 4), counting_loader(1));
+    *means = normed.means;
+    return state_of(normed);
+  };
+  Values own, averages;
+  EXPECT_EQ(trained(true, &averages), trained(false, &own));
+  EXPECT_EQ(own[1], averages[1]);
+  EXPECT_NE(own[3], averages[3]);
+}
+
 TEST(StochasticWeightAveraging, ResumesToTheBit) {
   const TempFolder dir;
   const auto run = [&](std::int64_t save_at, const std::string& resume) {

@@ -50,6 +50,35 @@ TEST(LearningRateFinder, TriesRatesFromTheLeastToTheLargest) {
   expect_near(rates("exponential", 1e-8, 1), {1e-8, 1e-6, 1e-4, 1e-2, 1});
 }
 
+struct NetData : DataModule {
+  int batch_size = 4;
+  std::vector<std::string> calls;
+  void setup(Stage) override { calls.push_back("setup"); }
+  void teardown(Stage) override { calls.push_back("teardown"); }
+  DataLoader train_dataloader() override { return loader(24, batch_size); }
+  LoaderSet val_dataloader() override { return loader(6, 2); }
+  LoaderSet test_dataloader() override { return loader(12, 2); }
+};
+
+TEST(Tuner, SearchesWithTheLoadersOfADataModule) {
+  const LearningRateFinderOptions options{.num_training = 8};
+  Net net = fresh_net(), other = fresh_net();
+  NetData data;
+  Trainer trainer(quiet()), second(quiet());
+  const LearningRateCurve curve = Tuner(trainer).lr_find(net, data, options);
+  EXPECT_EQ(curve.loss, Tuner(second).lr_find(other, loader(), options).loss);
+  EXPECT_EQ(net.learning_rate, other.learning_rate);
+  EXPECT_EQ(data.calls, (std::vector<std::string>{"setup", "teardown"}));
+
+  net.limit = 9;
+  EXPECT_EQ(Tuner(trainer).scale_batch_size(net, data), 8);
+  EXPECT_EQ(data.batch_size, 8);
+  EXPECT_EQ(net.batch_size, 8);
+  net.limit = 5;
+  EXPECT_EQ(Tuner(trainer).scale_batch_size(net, data, {.method = "test"}), 4);
+  EXPECT_EQ(data.batch_size, 4);
+}
+
 TEST(LearningRateFinder, SmoothsLosses) {
   const Values losses{3, 1, 4, nan, 5};
   Scripted module(losses);

@@ -144,7 +144,7 @@ TEST(LoggingOnGpu, WaitsInNoStep) {
   EXPECT_EQ(rows, expected);
   EXPECT_EQ(rows.size(), 6U);
   EXPECT_EQ(none, 0);
-  EXPECT_EQ(own, 99);
+  EXPECT_GE(own, 99);
 }
 
 INSTANTIATE_TEST_SUITE_P(Precisions, TrainerOnGpu, ::testing::Values("32-true", "bf16-mixed", "16-mixed"));

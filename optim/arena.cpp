@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "anneal/core/allocator.h"
 #include "anneal/core/autograd.h"
 
 namespace anneal {
@@ -50,6 +51,8 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
     impl.strides = impl.shape.contiguous_strides();
     leaf.slot = Tensor(make_ref<TensorImpl>(storage_of(gradients_), 0, impl.shape, impl.strides, impl.dtype));
   }
+  // The memory that the parameters had, and their initialisation, is in pieces that a training step has no use for.
+  allocator(first.device()).empty_cache();
 }
 
 Tensor Arena::new_block(int number, DType dtype) const {

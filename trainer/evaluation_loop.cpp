@@ -64,8 +64,8 @@ constexpr Actions validation_actions{"validation_dataloader_next", "run_validati
 constexpr Actions test_actions{"test_dataloader_next", "run_test_batch"};
 constexpr Actions predict_actions{"predict_dataloader_next", "run_predict_batch"};
 
-// Calls f(batch, step) for the batches of each loader, brought to where the module is, until is_over(), which all ranks
-// are asked after each. How many there were.
+// Calls f(batch, step) for the batches of each loader, brought to where the module is, until is_over(), which the
+// ranks are asked together. How many there were.
 template <class F, class Over>
 std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Actions& actions, const F& f,
                             const Over& is_over) {
@@ -92,8 +92,7 @@ std::int64_t for_each_batch(TrainerState& s, const LimitedLoaders& set, const Ac
         f(batch, step);
       }
       if (profiler && s.stage > Stage::sanity_check && !batch.empty()) profiler->end_batch();
-      // Ranks may have streams of different lengths, and then cannot be asked.
-      if ((!s.world || !set.loaders[l].is_stream()) && is_over()) return all;
+      if (all <= set.on_all_ranks && is_over()) return all;
     }
   }
   return all;

@@ -26,6 +26,8 @@ struct LoaderSet {
 struct LimitedLoaders {
   std::vector<DataLoader> loaders;
   std::vector<std::int64_t> batches;
+  /// How many of these, from the first on, there are on every rank; 0 if one has a stream, whose end nobody knows.
+  std::int64_t on_all_ranks = unknown_size;
 
   /// unknown_size if one is.
   std::int64_t total() const {

@@ -219,6 +219,7 @@ void MetricLog::publish_steps() {
 void MetricLog::end_evaluation_batch() {
   has_batch_ = false;
   dataloader_idx_.reset();
+  catch_up();
 }
 
 void MetricLog::end_window() {

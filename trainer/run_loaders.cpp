@@ -43,10 +43,16 @@ void check_ranks_agree(TrainerState& s) {
       "has {}",
       first, s.rank(), s.train_batches);
 }
-void check_ranks_have_batches(TrainerState& s, const LimitedLoaders& set) {
+void agree_on_batches(TrainerState& s, LimitedLoaders& set) {
+  if (!s.world) return;
   const bool none = s.any_rank(set.total() == 0), some = s.any_rank(set.total() > 0);
   check<ConfigError>(!none || !some, "loaders: expected batches on all ranks or on none; rank {} has {}", s.rank(),
                      set.total());
+  const bool has_stream = std::ranges::any_of(set.loaders, &DataLoader::is_stream);
+  const Tensor least = scalar(has_stream ? 0 : static_cast<double>(set.total()),
+                              {.dtype = DType::f64, .device = s.world->group().device()});
+  s.world->group().all_reduce(least, ReduceOp::min);
+  set.on_all_ranks = static_cast<std::int64_t>(least.item());
 }
 
 }  // namespace
@@ -66,7 +72,7 @@ void load_fit_loaders(TrainerState& s) {
   }
   for (DataLoader& loader : val.loaders) loader = loader.each(in_order);
   s.val = s.limited(val, "limit_val_batches", s.options.limit_val_batches);
-  check_ranks_have_batches(s, s.val);
+  agree_on_batches(s, s.val);
   set_train_loader(s, s.share_of(train));
 }
 
@@ -106,7 +112,7 @@ void set_evaluation_loaders(TrainerState& s, const LoaderSet& set) {
     s.own_run = s.limited(set, "limit_predict_batches", o.limit_predict_batches);
     s.predict_batches = s.own_run.total();
   }
-  check_ranks_have_batches(s, s.own_run);
+  agree_on_batches(s, s.own_run);
 }
 
 }  // namespace v0

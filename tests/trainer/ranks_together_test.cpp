@@ -79,6 +79,24 @@ TEST(RanksTogether, OneWithoutABatchNeedNotLog) {
   EXPECT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
 }
 
+// A check goes on where the other rank has no batch any more; where both have, one can break it off for both.
+const RankFunction check_unevenly("checks_unevenly", [] {
+  std::int64_t checked = 0;
+  Trainer trainer(quiet({.use_distributed_sampler = false, .max_epochs = 2, .num_sanity_val_steps = 0}));
+  const int rank = trainer.global_rank();
+  Probe probe;
+  probe.in_validation_step = [&](const Batch&, StepContext& step) {
+    ++checked;
+    if (step.current_epoch() == 1 && rank == 0 && step.batch_idx() == 1) step.skip_epoch();
+  };
+  trainer.fit(probe, counting_loader(2), counting_loader(rank == 0 ? 5 : 3));
+  return checked == (rank == 0 ? 5 + 2 : 3 + 2) ? 0 : 1;
+});
+
+TEST(RanksTogether, BreakOffWhatBothCheck) {
+  EXPECT_EQ(spawn_ranks(2, "checks_unevenly", {}, std::chrono::seconds(30)).codes(), std::vector<int>({0, 0}));
+}
+
 struct Doubling : Probe {
   Batch predict_step(const Batch& batch, StepContext& step) override {
     const Tensor rank = zeros({batch.size()}, {.dtype = DType::i64}) + step.trainer().global_rank();

@@ -48,8 +48,9 @@ T hparam(const HParams& hparams, std::string_view name) {
         using V = std::decay_t<decltype(v)>;
         constexpr bool number = std::is_arithmetic_v<T> && !std::is_same_v<T, bool>;
         if constexpr (std::is_same_v<V, T>) return v;
-        else if constexpr (number && std::is_same_v<V, std::int64_t>) return static_cast<T>(v);
-        else if constexpr (std::is_floating_point_v<T> && std::is_same_v<V, double>) return static_cast<T>(v);
+        else if constexpr ((number && std::is_same_v<V, std::int64_t>) ||
+                           (std::is_floating_point_v<T> && std::is_same_v<V, double>))
+          return static_cast<T>(v);
         else throw Error(format("hparams: {} is {}, which is a value of another kind", name, to_json(*value)));
       },
       *value);

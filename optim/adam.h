@@ -35,6 +35,7 @@ class Adam : public Optimizer {
   explicit Adam(std::vector<Group> groups) : Optimizer(std::move(groups), {"exp_avg", "exp_avg_sq"}) {}
 
  private:
+  double kernels::OptimGroup::*momentum_number() const override { return &kernels::OptimGroup::beta1; }
   void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const override;
 };
 

@@ -62,6 +62,9 @@ class Optimizer {
   std::size_t groups() const { return numbers_.size(); }
   double lr(std::size_t group = 0) const { return numbers_.at(group).lr; }
   void set_lr(std::size_t group, double lr) { numbers_.at(group).lr = lr; }
+  /// Their momentum, of Adam the first beta.
+  double momentum(std::size_t group = 0) const { return numbers_.at(group).*momentum_number(); }
+  void set_momentum(std::size_t group, double momentum) { numbers_.at(group).*momentum_number() = momentum; }
   /// All numbers of a group.
   const kernels::OptimGroup& numbers(std::size_t group) const { return numbers_.at(group); }
 
@@ -101,6 +104,8 @@ class Optimizer {
     return converted;
   }
 
+  // Which of a group's numbers is its momentum.
+  virtual double kernels::OptimGroup::*momentum_number() const { return &kernels::OptimGroup::momentum; }
   // Updates one arena on its device; `states` are its blocks in the order of their names.
   virtual void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const = 0;
 

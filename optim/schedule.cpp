@@ -62,10 +62,21 @@ std::vector<Schedule> all_in(const RunNumbers& run, std::vector<Schedule> list) 
 
 }  // namespace
 
-double Schedule::operator()(double base, std::int64_t step) const {
+double Schedule::operator()(double base, std::int64_t step, std::size_t group) const {
   check(static_cast<bool>(rate_), make_ ? "schedule: its numbers are known in a run; ask for in(run) first"
                                         : "schedule: an empty one has no rate");
-  return rate_(base, step);
+  return rate_(base, step, group);
+}
+
+Schedule Schedule::with_momentum(std::function<double(std::int64_t)> momentum) const {
+  if (make_) return [=, *this](const RunNumbers& run) { return in(run).with_momentum(momentum); };
+  Schedule both = *this;
+  both.momentum_ = std::move(momentum);
+  return both;
+}
+
+std::optional<double> Schedule::momentum(std::int64_t step) const {
+  return momentum_ ? std::optional(momentum_(step)) : std::nullopt;
 }
 
 Schedule constant_lr() {
@@ -136,8 +147,7 @@ Schedule one_cycle_lr(Steps total_steps, OneCycleOptions o) {
   const auto between = annealing(o.anneal_strategy);
   const auto make = [=](std::int64_t total) {
     check_steps("total_steps", total);
-    return [=](double peak, std::int64_t step) {
-      const double start = peak / o.div_factor, end = start / o.final_div_factor;
+    const auto cycle = [=](double start, double peak, double end, std::int64_t step) {
       const auto at = static_cast<double>(step), last = static_cast<double>(total - 1);
       const double top = o.pct_start * static_cast<double>(total) - 1;
       if (at <= top) return between(start, peak, share(at, 0, top));
@@ -145,6 +155,13 @@ Schedule one_cycle_lr(Steps total_steps, OneCycleOptions o) {
       if (at <= 2 * top) return between(peak, start, share(at, top, 2 * top));
       return between(start, end, share(at, 2 * top, last));
     };
+    const Schedule rate = [=](double peak, std::int64_t step) {
+      const double start = peak / o.div_factor;
+      return cycle(start, peak, start / o.final_div_factor, step);
+    };
+    if (!o.cycle_momentum) return rate;
+    return rate.with_momentum(
+        [=](std::int64_t step) { return cycle(o.max_momentum, o.base_momentum, o.max_momentum, step); });
   };
   return when_known(make, total_steps);
 }
@@ -155,14 +172,17 @@ Schedule cyclic_lr(double max_lr, CyclicOptions o) {
   const auto make = [=](std::int64_t up, std::int64_t down) {
     check_steps("step_size_up", up);
     check_steps("step_size_down", down);
-    return [=](double base, std::int64_t step) {
+    const auto between = [=](double base, double top, std::int64_t step) {
       const std::int64_t cycle = step / (up + down), at = step % (up + down);
       const double height = at <= up ? share(at, 0, up) : 1 - share(at, up, up + down);
       const double scale = o.mode == "triangular2" ? std::pow(0.5, static_cast<double>(cycle))
                            : o.mode == "exp_range" ? std::pow(o.gamma, static_cast<double>(step))
                                                    : 1;
-      return base + (max_lr - base) * height * scale;
+      return base + (top - base) * height * scale;
     };
+    const Schedule rate = [=](double base, std::int64_t step) { return between(base, max_lr, step); };
+    if (!o.cycle_momentum) return rate;
+    return rate.with_momentum([=](std::int64_t step) { return between(o.max_momentum, o.base_momentum, step); });
   };
   return when_known(make, o.step_size_up, o.step_size_down.value_or(o.step_size_up));
 }
@@ -174,18 +194,42 @@ Schedule sequential_lr(std::vector<Schedule> schedules, std::vector<Steps> miles
   return when(all_known(schedules) && all_known(milestones), [=](const RunNumbers& run) -> Schedule {
     const std::vector<std::int64_t> at = all_in(run, milestones);
     check<ConfigError>(std::is_sorted(at.begin(), at.end()), "milestones: expected in ascending order");
-    return [at, parts = all_in(run, schedules)](double base, std::int64_t step) {
-      const auto next = std::upper_bound(at.begin(), at.end(), step);
-      const std::int64_t begin = next == at.begin() ? 0 : *(next - 1);
-      return parts[static_cast<std::size_t>(next - at.begin())](base, step - begin);
+    const std::vector<Schedule> parts = all_in(run, schedules);
+    const auto begin = [=](std::size_t part) { return part == 0 ? 0 : at[part - 1]; };
+    const auto part_at = [=](std::int64_t step) {
+      return static_cast<std::size_t>(std::upper_bound(at.begin(), at.end(), step) - at.begin());
     };
+    const Schedule rate = [=](double base, std::int64_t step, std::size_t group) {
+      const std::size_t part = part_at(step);
+      return parts[part](base, step - begin(part), group);
+    };
+    if (!parts[0].momentum(0)) return rate;
+    // A part without momentum leaves it as it was at the end of the one before.
+    return rate.with_momentum([=](std::int64_t step) {
+      for (std::size_t part = part_at(step);; step = begin(part--) - 1)
+        if (const auto momentum = parts[part].momentum(step - begin(part))) return *momentum;
+    });
   });
 }
 Schedule chained(std::vector<Schedule> schedules) {
   return when(all_known(schedules), [=](const RunNumbers& run) -> Schedule {
-    return [parts = all_in(run, schedules)](double base, std::int64_t step) {
-      for (const Schedule& part : parts) base = part(base, step);
+    const std::vector<Schedule> parts = all_in(run, schedules);
+    const Schedule rate = [=](double base, std::int64_t step, std::size_t group) {
+      for (const Schedule& part : parts) base = part(base, step, group);
       return base;
+    };
+    const auto moves = [](const Schedule& part) { return part.momentum(0).has_value(); };
+    const auto last = std::find_if(parts.rbegin(), parts.rend(), moves);
+    if (last == parts.rend()) return rate;
+    return rate.with_momentum([part = *last](std::int64_t step) { return *part.momentum(step); });
+  });
+}
+Schedule per_group(std::vector<Schedule> schedules) {
+  return when(all_known(schedules), [=](const RunNumbers& run) -> Schedule {
+    return [parts = all_in(run, schedules)](double base, std::int64_t step, std::size_t group) {
+      check(group < parts.size(), "per_group: expected a schedule for each group, got {} and there is a group {}",
+            parts.size(), group);
+      return parts[group](base, step, group);
     };
   });
 }
@@ -267,7 +311,11 @@ LRScheduler::LRScheduler(Optimizer& optimizer, const Schedule& schedule, std::ve
 
 void LRScheduler::set_steps(std::int64_t steps) {
   steps_ = steps;
-  for (std::size_t g = 0; g < base_.size(); ++g) optimizer_->set_lr(g, schedule_(base_[g], steps));
+  const std::optional<double> momentum = schedule_.momentum(steps);
+  for (std::size_t g = 0; g < base_.size(); ++g) {
+    optimizer_->set_lr(g, schedule_(base_[g], steps, g));
+    if (momentum) optimizer_->set_momentum(g, *momentum);
+  }
 }
 
 }  // namespace optim

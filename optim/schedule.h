@@ -17,7 +17,8 @@ inline namespace v0 {
 namespace optim {
 
 /// The learning rate after `step` steps (0 at first) of a group whose own rate is `base`. One's own is a lambda:
-/// `[](double base, std::int64_t step) { return base / (1 + step); }`, or one that makes it from the run's numbers:
+/// `[](double base, std::int64_t step) { return base / (1 + step); }`, with the group's index as a third argument if it
+/// likes, or one that makes it from the run's numbers:
 /// `[](const RunNumbers& run) { return exponential_lr(1 - 1.0 / *run.num_epochs); }`.
 class Schedule {
  public:
@@ -25,6 +26,9 @@ class Schedule {
   template <class Rate>
   requires(!std::same_as<Rate, Schedule> && std::is_invocable_r_v<double, const Rate&, double, std::int64_t>)
       Schedule(Rate rate)
+      : rate_([rate = std::move(rate)](double base, std::int64_t step, std::size_t) { return rate(base, step); }) {}
+  template <class Rate>
+  requires std::is_invocable_r_v<double, const Rate&, double, std::int64_t, std::size_t> Schedule(Rate rate)
       : rate_(std::move(rate)) {}
   template <class Make>
   requires std::is_invocable_r_v<Schedule, const Make&, const RunNumbers&> Schedule(Make make)
@@ -36,10 +40,16 @@ class Schedule {
   /// The schedule in this run. Throws ConfigError for numbers that do not fit, or that the run does not know.
   Schedule in(const RunNumbers& run) const { return make_ ? make_(run).in(run) : *this; }
   /// Throws Error unless `known`.
-  double operator()(double base, std::int64_t step) const;
+  double operator()(double base, std::int64_t step, std::size_t group = 0) const;
+
+  /// The same with a momentum, of Adam the first beta, that goes along with it.
+  Schedule with_momentum(std::function<double(std::int64_t step)> momentum) const;
+  /// None: the optimizer's own.
+  std::optional<double> momentum(std::int64_t step) const;
 
  private:
-  std::function<double(double, std::int64_t)> rate_;
+  std::function<double(double, std::int64_t, std::size_t)> rate_;
+  std::function<double(std::int64_t)> momentum_;
   std::function<Schedule(const RunNumbers&)> make_;
 };
 
@@ -67,6 +77,8 @@ struct OneCycleOptions {
   double div_factor = 25;               ///< starts at base / div_factor
   double final_div_factor = 1e4;        ///< ends at the start / final_div_factor, and stays there
   bool three_phase = false;             ///< down to the start as it came up, then to the end
+  bool cycle_momentum = true;           ///< momentum goes down while the rate goes up, and up again
+  double base_momentum = 0.85, max_momentum = 0.95;
 };
 /// Up to base, which is PyTorch's `max_lr`, and down to almost nothing. Smith & Topin 2018.
 Schedule one_cycle_lr(Steps total_steps, OneCycleOptions options = {});
@@ -76,6 +88,8 @@ struct CyclicOptions {
   std::optional<Steps> step_size_down = {};  ///< unset: as up
   std::string mode = "triangular";           ///< "triangular2": each peak half as high; "exp_range": times gamma^step
   double gamma = 1;
+  bool cycle_momentum = true;  ///< momentum goes down while the rate goes up, and up again
+  double base_momentum = 0.8, max_momentum = 0.9;
 };
 /// From base, PyTorch's `base_lr`, up to `max_lr` and back, again and again. Smith 2017.
 Schedule cyclic_lr(double max_lr, CyclicOptions options = {});
@@ -84,6 +98,8 @@ Schedule cyclic_lr(double max_lr, CyclicOptions options = {});
 Schedule sequential_lr(std::vector<Schedule> schedules, std::vector<Steps> milestones);
 /// All at once: the rate of each is the base of the next.
 Schedule chained(std::vector<Schedule> schedules);
+/// One for each group of the optimizer, as PyTorch's LambdaLR has them.
+Schedule per_group(std::vector<Schedule> schedules);
 
 /// torch.optim.swa_utils.SWALR: from base to `swa_lr` in `anneal_epochs` steps, along half a cosine ("cos") or a line
 /// ("linear"), and constant. Base is the rate when an LRScheduler with it is made. Izmailov et al. 2018.
@@ -123,7 +139,7 @@ struct DecayPhase {
 };
 std::vector<DecayPhase> wsd_decays(std::int64_t total_steps, const WSDOptions& options = {});
 
-/// Drives the rates of an optimizer's groups by a schedule. Its whole state is the number of steps.
+/// Drives the rates of an optimizer's groups, and their momentum if it has one, by a schedule. Its whole state is the number of steps.
 class LRScheduler {
  public:
   /// Sets the rates for step 0; those that the groups have are the schedule's base. The optimizer must outlive it. A

@@ -301,18 +301,19 @@ void FitLoop::end_window() {
 // ranks.
 bool FitLoop::reduce() {
   if (dist::Reducer* reducer = s_.reducer()) {
-    const auto [stop, interrupt, terminate] = s_.end_requests();
+    const auto [stop, interrupt, terminate, again] = s_.end_requests();
     double tail[] = {stop,
                      interrupt,
                      terminate,
+                     again,
                      c_.weighted ? 0 : c_.window,
                      c_.weighted ? c_.window : 0,
                      static_cast<double>(c_.bad)};
     reducer->finish(tail);
-    s_.take_end_requests(std::span(tail).first<3>());
-    check(tail[3] == 0 || tail[4] == 0, "set_weight: expected on all ranks or on none, got both");
-    c_.window = tail[3] + tail[4];
-    c_.bad = static_cast<std::int64_t>(tail[5]);
+    s_.take_end_requests(std::span(tail).first<4>());
+    check(tail[4] == 0 || tail[5] == 0, "set_weight: expected on all ranks or on none, got both");
+    c_.window = tail[4] + tail[5];
+    c_.bad = static_cast<std::int64_t>(tail[6]);
   } else {
     s_.agree_on_end();
   }

@@ -47,7 +47,7 @@ void LearningRateMonitor::log(Trainer& trainer, Interval interval) const {
     const kernels::OptimGroup& numbers = rate.optimizer->numbers(rate.group);
     trainer.log(rate.lr, numbers.lr, how);
     // An optimizer has one of the two.
-    if (options_.log_momentum) trainer.log(rate.momentum, std::max(numbers.momentum, numbers.beta1), how);
+    if (options_.log_momentum) trainer.log(rate.momentum, rate.optimizer->momentum(rate.group), how);
     if (options_.log_weight_decay) trainer.log(rate.weight_decay, numbers.weight_decay, how);
   }
 }

@@ -62,6 +62,8 @@ OptionTable table_of(TrainerOptions& o) {
       {"log_grad_norm", &o.log_grad_norm, "of all gradients, before clipping, as grad_norm"},
       {"on_bad_number", &o.on_bad_number, "of losses or gradients that are not finite: ignore, stop, skip or rollback"},
       {"handle_signals", &o.handle_signals, "SIGINT and SIGTERM end a fit after the batch that runs"},
+      {"requeue", &o.requeue, "a Slurm job that gets requeue_signal is saved, run again, and goes on"},
+      {"requeue_signal", &o.requeue_signal, "SIGUSR1, SIGUSR2, SIGHUP or SIGTERM"},
       {"detect_anomaly", &o.detect_anomaly, "the first NaN or infinity throws with its op; slow"},
       {"deterministic", &o.deterministic, "true, false or warn; kernels have a fixed order in any case"},
       {"inference_mode", &o.inference_mode, "validate, test and predict record no op, whatever they ask for"},

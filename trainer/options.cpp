@@ -13,6 +13,7 @@
 #include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/model_summary.h"
 #include "anneal/trainer/precision.h"
+#include "anneal/trainer/slurm_job.h"
 #include "anneal/trainer/timer.h"
 
 namespace anneal {
@@ -210,6 +211,7 @@ TrainerOptions resolve(TrainerOptions o) {
   check_least("log_every_n_steps", o.log_every_n_steps, 0);
   check_least("accumulate_grad_batches", o.accumulate_grad_batches, 1);
 
+  requeue_signal_named(o.requeue_signal);
   check<ConfigError>(o.on_save_error == "throw" || o.on_save_error == "warn",
                      "on_save_error: expected throw or warn, got \"{}\"", o.on_save_error);
   constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};

@@ -116,6 +116,10 @@ struct TrainerOptions {
   /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
   /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.
   bool handle_signals = false;
+  /// In a batch job of Slurm a signal (`sbatch --signal`) writes preempt-<job>.safetensors to default_root_dir and has
+  /// Slurm run the job again; its next fit without `resume` goes on from there. A handler of one's own is left alone.
+  bool requeue = true;
+  std::string requeue_signal = "SIGUSR1";  ///< or SIGUSR2, SIGHUP, SIGTERM
   /// true or "warn" change nothing: every kernel has a fixed order, so that a run repeats to the bit on its device.
   std::variant<bool, std::string> deterministic = false;
   bool inference_mode = true;          ///< validate, test and predict record no op even where a GradMode asks for it

@@ -206,6 +206,22 @@ Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, DataModule& 
   return take_snapshot(s);
 }
 
+// Where a Slurm job that was run again goes on; empty: it begins. Rank 0's word counts.
+std::string preempted_at(const TrainerState& s) {
+  const std::filesystem::path& path = s.job->checkpoint;
+  return s.from_rank_zero("trainer/preempted", std::filesystem::exists(path) ? path.string() : "");
+}
+
+void end_in_job(TrainerState& s, StopReason reason) {
+  const bool again = reason == StopReason::signal && s.signal == s.job->signal;
+  if (again) s.trainer.save_checkpoint(s.job->checkpoint);
+  if (s.rank() > 0) return;
+  try {
+    if (again) s.job->requeue();
+    else if (reason != StopReason::signal) std::filesystem::remove(s.job->checkpoint);
+  } catch (const std::exception& error) { s.console.warn(error.what()); }
+}
+
 // `instead` takes the place of the loop.
 FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const FitOptions& options,
                 const std::function<void()>& instead = {}) {
@@ -215,7 +231,9 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     std::optional<SignalScope> scope = {};
     ~Signals() { s.signals = nullptr; }
   } signals{s};
-  if (s.options.handle_signals) s.signals = &signals.scope.emplace();
+  const bool in_job = s.job && !instead;
+  if (s.options.handle_signals || in_job)
+    s.signals = &signals.scope.emplace(s.options.handle_signals, in_job ? s.job->signal : 0);
   std::optional<Checkpoint> resumed;
   if (options.continue_run) resumed = end_of_last_fit(s, module, data, options);
   s.counters = {};
@@ -226,6 +244,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
   s.stream.clear();
   std::optional<Checkpoint> weights;
   if (!options.resume.empty()) (options.weights_only ? weights : resumed) = find_checkpoint(s, options.resume);
+  else if (!resumed && in_job)
+    if (const std::string path = preempted_at(s); !path.empty()) resumed = find_checkpoint(s, path);
   if (resumed) {
     check(!resumed->weights_only,
           "resume: {} holds weights only, no optimizer's state: weights_only = true starts anew with them",
@@ -256,6 +276,7 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     reason = loop.run();
     if (reason != StopReason::signal) s.call(HookPoint::on_fit_end, &C::on_fit_end, &M::on_fit_end);
     share_callbacks(s);
+    if (in_job) end_in_job(s, reason);
   });
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return {.reason = reason,

@@ -6,12 +6,14 @@
 namespace anneal {
 inline namespace v0 {
 
-/// While it lives, SIGINT and SIGTERM are noted instead of ending the process; a second one has its usual effect at
-/// once. Handlers that were there before are called as well, and are back afterwards; a signal that was ignored stays
-/// so. Throws Error while another one lives: a process has one handler for each signal.
+/// While it lives, signals are noted instead of ending the process: SIGINT and SIGTERM if it `ends` by them, whose
+/// second one has its usual effect at once, and a `requeue` signal unless that is 0, after which another one and
+/// SIGTERM are ignored. Handlers of the first two that were there before are called as well, and are back afterwards;
+/// one for the requeue signal is left alone, and a signal that was ignored stays so. Throws Error while another one
+/// lives: a process has one handler for each signal.
 class SignalScope {
  public:
-  SignalScope();
+  explicit SignalScope(bool ends = true, int requeue = 0);
   ~SignalScope();
   SignalScope(const SignalScope&) = delete;
   SignalScope& operator=(const SignalScope&) = delete;

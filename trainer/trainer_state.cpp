@@ -73,6 +73,7 @@ TrainerState::TrainerState(Trainer& of, TrainerOptions given)
       checkpoint_io(checkpoint_io_of(options)),
       world(join(options)),
       device(device_of(options, world.get())),
+      job(SlurmJob::of(options)),
       console(sink_of(options, world.get())),
       profiler(options.profiler.profiler()),
       seed(std::stoull(from_rank_zero("trainer/seed", std::to_string(options.seed ? *options.seed : random_seed())))),
@@ -97,20 +98,25 @@ bool TrainerState::any_rank(bool here) const {
   return any.item() > 0;
 }
 
-std::array<double, 3> TrainerState::end_requests() const {
+std::array<double, 4> TrainerState::end_requests() const {
   const int noted = signals ? signals->received() : 0;
-  return {stop_requested ? 1.0 : 0.0, noted == SIGINT ? 1.0 : 0.0, noted == SIGTERM ? 1.0 : 0.0};
+  const bool again = job && noted == job->signal;
+  return {stop_requested ? 1.0 : 0.0, noted == SIGINT ? 1.0 : 0.0, noted == SIGTERM && !again ? 1.0 : 0.0,
+          again ? 1.0 : 0.0};
 }
 
-void TrainerState::take_end_requests(std::span<const double, 3> requests) {
+void TrainerState::take_end_requests(std::span<const double, 4> requests) {
   if (world && requests[0] > 0) stop_requested = stop_agreed = true;
-  if (signal == 0) signal = requests[2] > 0 ? SIGTERM : requests[1] > 0 ? SIGINT : 0;
+  if (signal != 0) return;
+  if (requests[3] > 0) signal = job->signal;
+  else if (requests[2] > 0) signal = SIGTERM;
+  else if (requests[1] > 0) signal = SIGINT;
 }
 
 void TrainerState::agree_on_end() {
-  std::array<double, 3> requests = end_requests();
+  std::array<double, 4> requests = end_requests();
   if (world) {
-    const Tensor sums = tensor(requests, {3}, {.dtype = DType::f64, .device = world->group().device()});
+    const Tensor sums = tensor(requests, {4}, {.dtype = DType::f64, .device = world->group().device()});
     world->group().all_reduce(sums, ReduceOp::sum);
     std::ranges::copy(sums.to_vector(), requests.begin());
   }

@@ -18,6 +18,7 @@
 #include "anneal/trainer/module_parts.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/signals.h"
+#include "anneal/trainer/slurm_job.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -33,6 +34,7 @@ struct TrainerState {
   const std::shared_ptr<CheckpointIO> checkpoint_io;
   const std::shared_ptr<dist::World> world;  ///< null: this process is alone
   const Device device;
+  const std::optional<SlurmJob> job;  ///< that is run again when it is preempted
   Console console;
   std::vector<Shared<Callback>> callbacks;
   std::vector<Shared<Callback>> quiet_callbacks;  ///< those that only rank 0 calls, on other ranks
@@ -83,10 +85,10 @@ struct TrainerState {
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
   /// Whether it is so on any rank; they all call it.
   bool any_rank(bool here) const;
-  /// What this rank wants: a stop, an end by SIGINT, by SIGTERM; 1 for each.
-  std::array<double, 3> end_requests() const;
+  /// What this rank wants: a stop, an end by SIGINT, by SIGTERM, its job run again; 1 for each.
+  std::array<double, 4> end_requests() const;
   /// Takes note of the sums of these over the ranks.
-  void take_end_requests(std::span<const double, 3> requests);
+  void take_end_requests(std::span<const double, 4> requests);
   /// Makes what one rank asked for known to all; they all call it.
   void agree_on_end();
 

@@ -18,7 +18,17 @@ template <class F>
 ANNEAL_HD void for_rows(std::int64_t rows, std::int64_t cols, const F& f) {
   parallel_for(rows, grain_elements / (cols + 1) + 1, [&f](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) f(r);
+    finish_streams();
   });
+}
+
+/// Copies a row past the caches, but for ends that are no whole vectors. `finish_streams` comes after.
+template <class C>
+ANNEAL_HD void stream_row(const C* from, C* to, std::int64_t cols) {
+  std::int64_t i = 0;
+  for (; i < cols && reinterpret_cast<std::uintptr_t>(to + i) % vector_bytes != 0; ++i) to[i] = from[i];
+  for (; i + lanes<C> <= cols; i += lanes<C>) stream_vector(to + i, load_vector(from + i));
+  for (; i < cols; ++i) to[i] = from[i];
 }
 
 /// Where a row's exponentials are kept: in the result if that is of their type.
@@ -201,10 +211,16 @@ void run(const CrossEntropy& a) {
     const auto* x = static_cast<const T*>(a.x);
     auto* loss = static_cast<T*>(a.loss);
     auto* dx = static_cast<T*>(a.dx);
+    // A row is worked out near by, and then written once.
+    const bool streamed = std::is_same_v<T, Compute<T>> && dx != nullptr &&
+                          a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
     for_rows(a.rows, a.cols, [=, targets = a.targets, cols = a.cols](std::int64_t r) {
-      T* const to = dx ? dx + r * cols : nullptr;
+      T* const to = streamed ? scratch<T>(Scratch::rows, cols) : dx ? dx + r * cols : nullptr;
       const auto target = row_target<T>(targets, r, cols);
       loss[r] = store<T>(cross_entropy_row(g, cols, x + r * cols, target, to, to ? exps_of(to, cols) : nullptr));
+      if constexpr (std::is_same_v<T, Compute<T>>) {
+        if (streamed) stream_row(to, dx + r * cols, cols);
+      }
     });
   });
 }

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "anneal/core/ops.h"
+#include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
 #include "anneal/tests/temp_folder.h"
 
@@ -54,6 +55,9 @@ Schedule make(const std::string& kind, const Json& o) {
     options.div_factor = o.value("div_factor", options.div_factor);
     options.final_div_factor = o.value("final_div_factor", options.final_div_factor);
     options.three_phase = o.value("three_phase", options.three_phase);
+    options.cycle_momentum = o.value("cycle_momentum", options.cycle_momentum);
+    options.base_momentum = o.value("base_momentum", options.base_momentum);
+    options.max_momentum = o.value("max_momentum", options.max_momentum);
     return optim::one_cycle_lr(steps("total_steps"), options);
   }
   if (kind == "CyclicLR") {
@@ -61,6 +65,7 @@ Schedule make(const std::string& kind, const Json& o) {
     if (o.contains("step_size_down")) options.step_size_down = steps("step_size_down");
     options.mode = o.value("mode", options.mode);
     options.gamma = o.value("gamma", options.gamma);
+    options.base_momentum = o.value("base_momentum", options.base_momentum);
     return optim::cyclic_lr(o["max_lr"], options);
   }
   if (kind == "SequentialLR") return optim::sequential_lr(make_all(o["schedules"]), steps_of(o["milestones"]));
@@ -89,19 +94,58 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& expe
 TEST(Schedules, FollowPyTorch) {
   std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
   const Json all = Json::parse(file);
-  ASSERT_EQ(all["schedules"].size(), 21u);
+  ASSERT_EQ(all["schedules"].size(), 24u);
   for (const Json& given : all["schedules"]) {
     SCOPED_TRACE(given["name"].get<std::string>());
     const Tensor p = zeros({1}, {.requires_grad = true});
     optim::SGD sgd({{"p", p}}, {.lr = given["base_lr"]});
     optim::LRScheduler scheduler(sgd, make(given["kind"], given["options"]));
-    const std::vector<double> expected = given["lr"];
+    const std::vector<double> expected = given["lr"], momentum = given["momentum"];
     for (std::int64_t t = 0; t < static_cast<std::int64_t>(expected.size()); ++t) {
       // PyTorch multiplies its way from step to step, which leaves some rounding.
       EXPECT_NEAR(sgd.lr(), expected[static_cast<std::size_t>(t)], 1e-12) << "step " << t;
+      EXPECT_NEAR(sgd.momentum(), momentum[static_cast<std::size_t>(t)], 1e-12) << "step " << t;
       scheduler.step();
     }
   }
+}
+
+TEST(Schedules, MomentumIsAdamsFirstBeta) {
+  const Tensor p = zeros({1}, {.requires_grad = true}), q = zeros({1}, {.requires_grad = true});
+  optim::Adam adam({{{{"p", p}}, {.beta1 = 0.7}}, {{{"q", q}}, {.beta1 = 0.6}}});
+  optim::LRScheduler scheduler(adam, optim::cyclic_lr(1, {.step_size_up = 2}));
+  EXPECT_EQ(adam.momentum(0), 0.9);
+  scheduler.set_steps(2);
+  EXPECT_NEAR(adam.momentum(0), 0.8, 1e-15);
+  EXPECT_EQ(adam.numbers(1).beta1, adam.momentum(0));
+}
+
+// A part that has none leaves it as it was at the end of the one before.
+TEST(Schedules, MomentumInSequencesAndChains) {
+  const Schedule cyclic = optim::cyclic_lr(1, {.step_size_up = 4, .step_size_down = 4});
+  EXPECT_FALSE(optim::constant_lr().momentum(0));
+  const Schedule sequence = optim::sequential_lr({cyclic, optim::constant_lr(), cyclic}, {3, 10});
+  const std::vector<double> expected{0.9, 0.875, 0.85, 0.85, 0.85};
+  for (Int step = 0; step < 5; ++step)
+    EXPECT_NEAR(*sequence.momentum(step), expected[static_cast<std::size_t>(step)], 1e-15) << step;
+  EXPECT_NEAR(*sequence.momentum(12), 0.85, 1e-15);
+  EXPECT_NEAR(*optim::chained({cyclic, optim::exponential_lr(0.5)}).momentum(4), 0.8, 1e-15);
+  const Schedule later = optim::cyclic_lr(1, {.step_size_up = optim::num_epochs});
+  EXPECT_NEAR(*later.in({.num_epochs = 4}).momentum(2), 0.85, 1e-15);
+}
+
+TEST(Schedules, OneForEachGroup) {
+  const Tensor p = zeros({1}, {.requires_grad = true}), q = zeros({1}, {.requires_grad = true});
+  optim::SGD sgd({{{{"p", p}}, {.lr = 1}}, {{{"q", q}}, {.lr = 2}}});
+  const Schedule both = optim::per_group({optim::exponential_lr(0.5), optim::constant_lr()});
+  optim::LRScheduler scheduler(sgd, optim::chained({both, optim::exponential_lr(0.1)}));
+  scheduler.set_steps(2);
+  EXPECT_NEAR(sgd.lr(0), 0.25 * 0.01, 1e-15);
+  EXPECT_NEAR(sgd.lr(1), 2 * 0.01, 1e-15);
+  const auto by_group = [](double base, std::int64_t, std::size_t group) { return base * static_cast<double>(group); };
+  EXPECT_EQ(Schedule(by_group)(3, 0, 2), 6);
+  EXPECT_EQ(message_of<Error>([&] { optim::LRScheduler(sgd, optim::per_group({optim::constant_lr()})); }),
+            "per_group: expected a schedule for each group, got 1 and there is a group 1");
 }
 
 TEST(Schedules, WarmupCosine) {

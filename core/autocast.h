@@ -47,7 +47,6 @@ inline constexpr CastRule autocast_table[] = {
     {"binary_cross_entropy_with_logits", CastPolicy::full},
     {"layer_norm", CastPolicy::full},
     {"rms_norm", CastPolicy::full},
-    {"batch_norm", CastPolicy::full},
     {"sum", CastPolicy::full},
     {"mean", CastPolicy::full},
     {"prod", CastPolicy::full},

@@ -96,8 +96,7 @@ Destination Gradients::into(int i, const Tensor& input) {
 namespace {
 
 bool owned_alone(const Tensor& tensor) {
-  const Ref<Storage>& storage = tensor.impl().storage;
-  return tensor.impl().references() == 1 && storage->references() == 1 && !storage->is_part() && tensor.is_contiguous();
+  return tensor.impl().references() == 1 && tensor.impl().storage->references() == 1 && tensor.is_contiguous();
 }
 
 // Buffers that a thread keeps from one backward to the next.
@@ -212,10 +211,9 @@ class Engine {
       else leaf.recorded = (leaf.recorded.defined() ? leaf.recorded : leaf.slot.clone()) + gradient;
     }
     const NoGrad no_grad;
-    const bool free = !options_.create_graph && owned_alone(gradient);
     if (leaf.touched) leaf.slot.add_(gradient);
-    else if (free && (!leaf.slot.defined() || owned_alone(leaf.slot))) leaf.slot = std::move(gradient);
     else if (leaf.slot.defined()) leaf.slot.copy_(gradient);
+    else if (!options_.create_graph && owned_alone(gradient)) leaf.slot = std::move(gradient);
     else leaf.slot = gradient.detach().clone();
     leaf.touched = true;
   }

@@ -24,8 +24,6 @@ class Storage final : public RefCounted {
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
-  /// Whether it lies within another one.
-  bool is_part() const { return static_cast<bool>(whole_); }
 
   /// Counts the writes in place; what was saved for backward compares it.
   std::uint32_t version() const { return version_; }

@@ -298,9 +298,10 @@ struct LayerNormGrad {
 // ---- batch norm: x is [n, c, inner]; `mean` and `rstd` (one a channel) are f64 for f64, else f32 ----
 
 /// Training: normalises by the batch's statistics, writes them to `mean` and `rstd`, and moves the running ones (may
-/// be null) by `momentum`, the variance unbiased. Else: normalises by the running statistics.
+/// be null) by `momentum`, the variance unbiased. Else: normalises by the running statistics. Weight, bias and running
+/// statistics are `parameters`, which is `dtype` or, where that has 16 bits, f32.
 struct BatchNorm {
-  DType dtype;
+  DType dtype, parameters;
   bool training;
   std::int64_t n, c, inner;
   double eps, momentum;
@@ -309,7 +310,7 @@ struct BatchNorm {
 };
 /// `training`: the statistics depended on x. dx, dweight and dbias may each be null
 struct BatchNormGrad {
-  DType dtype;
+  DType dtype, parameters;
   bool training;
   std::int64_t n, c, inner;
   const void *x, *weight, *mean, *rstd, *dy;

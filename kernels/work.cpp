@@ -243,16 +243,15 @@ Work work_of(const LayerNormGrad& a, bool) {
 template <>
 Work work_of(const BatchNorm& a, bool) {
   return {"batch_norm", 0,
-          (2 * product(a.n, a.c, a.inner) + (count(a.weight) + count(a.bias)) * product(a.c)) * width(a.dtype) +
-              (2 + count(a.running_mean) + count(a.running_var)) * product(a.c) * wide(a.dtype)};
+          2 * product(a.n, a.c, a.inner) * width(a.dtype) + 2 * product(a.c) * wide(a.dtype) +
+              (count(a.weight) + count(a.bias) + count(a.running_mean) + count(a.running_var)) * product(a.c) *
+                  width(a.parameters)};
 }
 template <>
 Work work_of(const BatchNormGrad& a, bool) {
   return {"batch_norm_grad", 0,
-          ((2 + count(a.dx)) * product(a.n, a.c, a.inner) +
-           (count(a.weight) + count(a.dweight) + count(a.dbias)) * product(a.c)) *
-                  width(a.dtype) +
-              2 * product(a.c) * wide(a.dtype)};
+          (2 + count(a.dx)) * product(a.n, a.c, a.inner) * width(a.dtype) + 2 * product(a.c) * wide(a.dtype) +
+              (count(a.weight) + count(a.dweight) + count(a.dbias)) * product(a.c) * width(a.parameters)};
 }
 
 // ---- attention ----

@@ -3,6 +3,7 @@
 
 #include "anneal/optim/adam.h"
 #include "anneal/optim/averaging.h"
+#include "anneal/optim/clip.h"
 #include "anneal/optim/grad_scaler.h"
 #include "anneal/optim/plateau.h"
 #include "anneal/optim/schedule.h"

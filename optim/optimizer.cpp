@@ -172,10 +172,11 @@ void Optimizer::defer(const StepOptions& options) {
   deferral_->pending = true;
 }
 
-void Optimizer::defer_clipping(double clip_norm, double clip_value) {
+void Optimizer::defer_clipping(double clip_norm, double clip_value, double norm_type) {
   if (!deferral_->options) defer({});
   deferral_->options->clip_norm = clip_norm;
   deferral_->options->clip_value = clip_value;
+  deferral_->options->norm_type = norm_type;
 }
 
 StepOptions Optimizer::deferred() const { return deferral_->options.value_or(StepOptions{}); }

@@ -49,7 +49,7 @@ class Optimizer {
   /// by the step.
   void defer(const StepOptions& options);
   /// Makes the next `step()` clip so, with what else `defer` left to it.
-  void defer_clipping(double clip_norm, double clip_value);
+  void defer_clipping(double clip_norm, double clip_value, double norm_type = 2);
   /// What the next `step()` was left to do.
   StepOptions deferred() const;
   /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or

@@ -139,7 +139,8 @@ struct DecayPhase {
 };
 std::vector<DecayPhase> wsd_decays(std::int64_t total_steps, const WSDOptions& options = {});
 
-/// Drives the rates of an optimizer's groups, and their momentum if it has one, by a schedule. Its whole state is the number of steps.
+/// Drives the rates of an optimizer's groups, and their momentum if it has one, by a schedule. Its whole state is the
+/// number of steps.
 class LRScheduler {
  public:
   /// Sets the rates for step 0; those that the groups have are the schedule's base. The optimizer must outlive it. A

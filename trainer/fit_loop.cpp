@@ -334,7 +334,7 @@ void FitLoop::step() {
                  *o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));
   // A norm is worked out where something needs it, such as a limit that it does not reach.
   if (const optim::StepOptions step = optimizer.deferred(); o.log_grad_norm && step.clip_norm == 0)
-    optimizer.defer_clipping(std::numeric_limits<double>::infinity(), step.clip_value);
+    optimizer.defer_clipping(std::numeric_limits<double>::infinity(), step.clip_value, step.norm_type);
   s_.call_module(HookPoint::optimizer_step, &M::optimizer_step, optimizer);
   if (scaler && scaler->found_inf())
     return s_.scaler ? s_.count_skipped_step() : drop_window("gradients are not finite");

@@ -17,6 +17,7 @@ namespace {
 using nlohmann::json;
 
 constexpr auto largest = std::numeric_limits<std::int64_t>::max();
+constexpr auto infinity = std::numeric_limits<double>::infinity();
 
 // ---- values: what a type is called, how it is read (false: the value is of another type) and written ----
 
@@ -74,6 +75,7 @@ bool read(const json& value, std::uint64_t& to) {
   return true;
 }
 bool read(const json& value, double& to) {
+  if (value == "inf") return to = infinity, true;  // JSON has no number for it
   if (!value.is_number()) return false;
   to = value.get<double>();
   return true;
@@ -213,6 +215,7 @@ template <class T>
 json written(const T& value) {
   return value;
 }
+json written(double value) { return value == infinity ? json("inf") : json(value); }
 json written(const std::filesystem::path& value) { return value.string(); }
 json written(const Amount& value) {
   if (value.is_count()) return static_cast<std::int64_t>(value.value());

@@ -180,8 +180,16 @@ TrainerOptions resolve(TrainerOptions o) {
   check<ConfigError>(*o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", *o.gradient_clip_val);
   const std::string algorithm = o.gradient_clip_algorithm;
   for (char& c : o.gradient_clip_algorithm) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  check<ConfigError>(o.gradient_clip_algorithm == "norm" || o.gradient_clip_algorithm == "value",
-                     "gradient_clip_algorithm: expected norm or value, got \"{}\"", algorithm);
+  const bool by_norm = o.gradient_clip_algorithm == "norm";
+  check<ConfigError>(by_norm || o.gradient_clip_algorithm == "value" || o.gradient_clip_algorithm == "adaptive",
+                     "gradient_clip_algorithm: expected norm, value or adaptive, got \"{}\"", algorithm);
+  check<ConfigError>(o.gradient_clip_norm_type > 0, "gradient_clip_norm_type: expected above 0, got {}",
+                     o.gradient_clip_norm_type);
+  for (const double limit : o.gradient_clip_group_vals)
+    check<ConfigError>(limit >= 0, "gradient_clip_group_vals: expected at least 0, got {}", limit);
+  check<ConfigError>(o.gradient_clip_group_vals.empty() || (by_norm && *o.gradient_clip_val == 0),
+                     "gradient_clip_group_vals: expected none beside gradient_clip_val, or with {}",
+                     by_norm ? "a limit of all gradients" : o.gradient_clip_algorithm);
   check<ConfigError>(o.default_root_dir.string().find("://") == std::string::npos,
                      "default_root_dir: expected a folder of this machine, got {}", o.default_root_dir.string());
   o.profiler = o.profiler.profiler();

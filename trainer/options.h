@@ -106,8 +106,12 @@ struct TrainerOptions {
   OrDefault<std::int64_t> log_every_n_steps{by_default, 50};    ///< rows of step metrics; 0: none
   std::int64_t accumulate_grad_batches = 1;                     ///< batches whose gradients make one optimizer step
   std::optional<double> gradient_clip_val = {};  ///< largest norm of all gradients, or magnitude. Unset or 0: no limit
-  std::string gradient_clip_algorithm = "norm";  ///< norm or value, in any case
-  bool log_grad_norm = false;                    ///< of all gradients, before clipping, as "grad_norm"
+  /// norm or value, in any case; or adaptive: a norm for each row of a weight, as a share of its own (optim/clip.h).
+  std::string gradient_clip_algorithm = "norm";
+  double gradient_clip_norm_type = 2;                 ///< p of the norm; infinity: the largest magnitude
+  std::vector<double> gradient_clip_group_vals = {};  ///< a limit for the norm of each parameter group, and none of all
+  /// Of all gradients, before clipping, but after what is adaptive or by group, as "grad_norm".
+  bool log_grad_norm = false;
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
   /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
   /// "stop": training ends before they change a weight. "skip": their accumulation window is dropped, at most ten in a

@@ -39,7 +39,7 @@ void make_optimizers(TrainerState& s) {
                      "accumulate_grad_batches: expected 1 with manual optimization, got {}; training_step decides when "
                      "to step",
                      o.accumulate_grad_batches);
-  check<ConfigError>(s.automatic || *o.gradient_clip_val == 0,
+  check<ConfigError>(s.automatic || (*o.gradient_clip_val == 0 && o.gradient_clip_group_vals.empty()),
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
                      *o.gradient_clip_val);
   check<ConfigError>(s.automatic || o.on_bad_number == "ignore",

@@ -12,7 +12,8 @@ inline namespace v0 {
 StochasticWeightAveraging::StochasticWeightAveraging(StochasticWeightAveragingOptions options)
     : options_(std::move(options)) {
   const Amount& start = options_.swa_epoch_start;
-  check<ConfigError>(options_.swa_lr > 0, "swa_lr: expected above 0, got {}", options_.swa_lr);
+  check<ConfigError>(!options_.swa_lrs.empty(), "swa_lrs: expected one, or one for each group, got none");
+  for (const double lr : options_.swa_lrs) check<ConfigError>(lr > 0, "swa_lrs: expected above 0, got {}", lr);
   check<ConfigError>(start.is_count() ? start.value() >= 1 : start.value() >= 0 && start.value() <= 1,
                      "swa_epoch_start: expected an epoch from 1 on or a share from 0.0 to 1.0, got {}", start);
   check<ConfigError>(options_.annealing_epochs >= 0, "annealing_epochs: expected at least 0, got {}",
@@ -38,6 +39,9 @@ void StochasticWeightAveraging::on_fit_start(Trainer& trainer, TrainingModule& m
   check<ConfigError>(trainer.optimizers().size() == 1 && module.automatic_optimization(),
                      "StochasticWeightAveraging: expected one optimizer that the Trainer steps, got {}{}",
                      trainer.optimizers().size(), module.automatic_optimization() ? "" : " with manual optimization");
+  check<ConfigError>(options_.swa_lrs.size() == 1 || options_.swa_lrs.size() == trainer.optimizer()->groups(),
+                     "swa_lrs: expected one, or one for each of {} groups, got {}", trainer.optimizer()->groups(),
+                     options_.swa_lrs.size());
   averages_.emplace(module.parameters(), options_.rule, trainer.optimizer());
   if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
   if (started_) replace_schedule(trainer);
@@ -51,8 +55,10 @@ void StochasticWeightAveraging::on_train_epoch_start(Trainer& trainer, TrainingM
 }
 
 void StochasticWeightAveraging::replace_schedule(Trainer& trainer) const {
-  trainer.set_schedule(optim::swa_lr(options_.swa_lr, options_.annealing_epochs, options_.annealing_strategy),
-                       Interval::epoch);
+  std::vector<optim::Schedule> schedules;
+  for (const double lr : options_.swa_lrs)
+    schedules.push_back(optim::swa_lr(lr, options_.annealing_epochs, options_.annealing_strategy));
+  trainer.set_schedule(schedules.size() == 1 ? schedules[0] : optim::per_group(std::move(schedules)), Interval::epoch);
 }
 
 void StochasticWeightAveraging::on_train_epoch_end(Trainer&, TrainingModule&) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "anneal/optim/clip.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -43,14 +44,18 @@ void TrainingModule::log(std::string_view name, Metric& metric, const LogOptions
 
 void TrainingModule::clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
   const TrainerOptions& options = trainer().options();
-  check<ConfigError>(algorithm == "norm" || algorithm == "value",
-                     "clip_gradients: expected the algorithm norm or value, got \"{}\"", algorithm);
+  check<ConfigError>(algorithm == "norm" || algorithm == "value" || algorithm == "adaptive",
+                     "clip_gradients: expected the algorithm norm, value or adaptive, got \"{}\"", algorithm);
   check<ConfigError>(
       *options.gradient_clip_val == 0 ||
           (*options.gradient_clip_val == value && options.gradient_clip_algorithm == algorithm),
       "clip_gradients: the Trainer's gradient_clip_val is {} by {}, got {} by {}; leave the options unset",
       *options.gradient_clip_val, options.gradient_clip_algorithm, value, algorithm);
-  optimizer.defer_clipping(algorithm == "norm" ? value : 0, algorithm == "value" ? value : 0);
+  const auto& group_vals = options.gradient_clip_group_vals;
+  if (!group_vals.empty()) optim::clip_group_norms(optimizer, group_vals, options.gradient_clip_norm_type);
+  if (algorithm == "adaptive" && value > 0) optim::clip_adaptive(optimizer, value);
+  optimizer.defer_clipping(algorithm == "norm" ? value : 0, algorithm == "value" ? value : 0,
+                           options.gradient_clip_norm_type);
 }
 
 std::int64_t StepContext::current_epoch() const { return trainer_->current_epoch(); }

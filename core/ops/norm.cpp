@@ -23,13 +23,20 @@ void* new_gradient(Gradients& dx, int i, const Tensor& input) {
 // A weight or bias as the kernels take it.
 Tensor dense(const Tensor& p) { return p.defined() ? p.contiguous() : p; }
 
-void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, const Shape& shape, const char* op) {
+void check_affine(const Tensor& x, const Tensor& weight, const Tensor& bias, const Shape& shape, DType dtype,
+                  const char* op) {
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", op, name_of(x.dtype()));
   check_devices(op, x, weight, bias);
   for (const Tensor& p : {weight, bias})
     if (p.defined())
-      check(p.shape() == shape && p.dtype() == x.dtype(), "{}: x {} {} needs a weight and bias of shape {}, got {} {}",
-            op, name_of(x.dtype()), x.shape(), shape, name_of(p.dtype()), p.shape());
+      check(p.shape() == shape && p.dtype() == dtype, "{}: x {} {} needs a weight and bias of {} {}, got {} {}", op,
+            name_of(x.dtype()), x.shape(), name_of(dtype), shape, name_of(p.dtype()), p.shape());
+}
+// What batch norm has its parameters in: as x, or in f32 if one is and x has 16 bits.
+DType parameters_dtype(const Tensor& x, std::initializer_list<Tensor> parameters) {
+  for (const Tensor& p : parameters)
+    if (p.defined() && p.dtype() == DType::f32 && x.dtype() != DType::f64) return DType::f32;
+  return x.dtype();
 }
 
 template <bool Rms>
@@ -63,7 +70,7 @@ Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& g
   Shape normalised;
   for (int d = input.rank() - dims; d < input.rank(); ++d)
     normalised = normalised.with(normalised.rank(), input.shape()[d]);
-  check_affine(input, weight, bias, normalised, name);
+  check_affine(input, weight, bias, normalised, input.dtype(), name);
   const Tensor x = input.contiguous();
   const std::int64_t cols = normalised.numel();
   const std::int64_t rows = cols ? x.numel() / cols : 0;
@@ -85,6 +92,7 @@ struct BatchNormRule {
     const std::int64_t n = x.size(0);
     const std::int64_t c = x.size(1);
     kernels::BatchNormGrad args{x.dtype(),
+                                parameters_dtype(x, {weight, bias}),
                                 training,
                                 n,
                                 c,
@@ -113,15 +121,14 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_
 
 Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& given_weight, const Tensor& given_bias, BatchNormOptions options) {
-  if (const Tensor full = autocast(policy_of("batch_norm"), input); full.defined())
-    return batch_norm(full, running_mean, running_var, given_weight, given_bias, options);
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);
   check(input.rank() >= 2, "batch_norm: expected x [n, channels, ...], got {}", input.shape());
   const std::int64_t n = input.size(0);
   const std::int64_t c = input.size(1);
-  check_affine(input, weight, bias, {c}, "batch_norm");
-  check_affine(input, running_mean, running_var, {c}, "batch_norm");
+  const DType parameters = parameters_dtype(input, {weight, bias, running_mean, running_var});
+  check_affine(input, weight, bias, {c}, parameters, "batch_norm");
+  check_affine(input, running_mean, running_var, {c}, parameters, "batch_norm");
   check(running_mean.defined() == running_var.defined(), "batch_norm: only one of the two running statistics is there");
   check(!running_mean.defined() || (running_mean.is_contiguous() && running_var.is_contiguous()),
         "batch_norm: running statistics must be contiguous");
@@ -135,11 +142,11 @@ Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor&
   const Tensor mean = empty({c}, statistics);
   const Tensor rstd = empty({c}, statistics);
   const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
-  launch(x.device(),
-         kernels::BatchNorm{x.dtype(), options.training, n, c, c > 0 ? values / std::max<std::int64_t>(n, 1) : 0,
-                            options.eps, options.momentum, x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
-                            running_mean.defined() ? running_mean.raw() : nullptr,
-                            running_var.defined() ? running_var.raw() : nullptr, mean.raw(), rstd.raw()});
+  launch(x.device(), kernels::BatchNorm{x.dtype(), parameters, options.training, n, c,
+                                        c > 0 ? values / std::max<std::int64_t>(n, 1) : 0, options.eps,
+                                        options.momentum, x.raw(), raw_or_null(weight), raw_or_null(bias), y.raw(),
+                                        running_mean.defined() ? running_mean.raw() : nullptr,
+                                        running_var.defined() ? running_var.raw() : nullptr, mean.raw(), rstd.raw()});
   if (options.training && running_mean.defined()) {
     running_mean.bump_version();
     running_var.bump_version();

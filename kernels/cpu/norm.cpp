@@ -69,19 +69,19 @@ ANNEAL_HD void for_blocks(const Args& a, const F& f) {
                });
 }
 
-template <class T>
+template <class T, class P>
 void batch_norm(const BatchNorm& a) {
   using C = Compute<T>;
   const auto* x = static_cast<const T*>(a.x);
-  const auto* weight = static_cast<const T*>(a.weight);
-  const auto* bias = static_cast<const T*>(a.bias);
+  const auto* weight = static_cast<const P*>(a.weight);
+  const auto* bias = static_cast<const P*>(a.bias);
   auto* y = static_cast<T*>(a.y);
-  auto* running_mean = static_cast<T*>(a.running_mean);
-  auto* running_var = static_cast<T*>(a.running_var);
+  auto* running_mean = static_cast<P*>(a.running_mean);
+  auto* running_var = static_cast<P*>(a.running_var);
   const auto count = static_cast<double>(a.n * a.inner);
   const double unbiased = count > 1 ? count / (count - 1) : 1;
-  const auto move = [momentum = a.momentum](T& running, double value) {
-    running = store<T>(static_cast<C>((1 - momentum) * static_cast<double>(load(running)) + momentum * value));
+  const auto move = [momentum = a.momentum](P& running, double value) {
+    running = store<P>(static_cast<C>((1 - momentum) * static_cast<double>(load(running)) + momentum * value));
   };
   for_blocks(a, [&](const Channels& block) {
     C mean[max_width], scale[max_width], shift[max_width];
@@ -116,12 +116,12 @@ void batch_norm(const BatchNorm& a) {
   });
 }
 
-template <class T>
+template <class T, class P>
 void batch_norm_grad(const BatchNormGrad& a) {
   using C = Compute<T>;
   const auto* x = static_cast<const T*>(a.x);
   const auto* dy = static_cast<const T*>(a.dy);
-  const auto* weight = static_cast<const T*>(a.weight);
+  const auto* weight = static_cast<const P*>(a.weight);
   auto* dx = static_cast<T*>(a.dx);
   const double inverse_count = a.training && a.n * a.inner > 0 ? 1 / static_cast<double>(a.n * a.inner) : 0;
   for_blocks(a, [&](const Channels& block) {
@@ -136,8 +136,8 @@ void batch_norm_grad(const BatchNormGrad& a) {
     for (int k = 0; k < block.width; ++k) {
       const std::int64_t channel = block.first + k;
       if (a.dweight)
-        static_cast<T*>(a.dweight)[channel] = store<T>(static_cast<C>(centred[k] * static_cast<double>(rstd[k])));
-      if (a.dbias) static_cast<T*>(a.dbias)[channel] = store<T>(static_cast<C>(plain[k]));
+        static_cast<P*>(a.dweight)[channel] = store<P>(static_cast<C>(centred[k] * static_cast<double>(rstd[k])));
+      if (a.dbias) static_cast<P*>(a.dbias)[channel] = store<P>(static_cast<C>(plain[k]));
       scale[k] = weight ? rstd[k] * load(weight[channel]) : rstd[k];
       if (a.training) {
         offset[k] = static_cast<C>(plain[k] * inverse_count);
@@ -160,12 +160,12 @@ void batch_norm_grad(const BatchNormGrad& a) {
 template <>
 void run(const BatchNorm& a) {
   if (a.n * a.inner == 0) return;
-  visit_floating(a.dtype, [&]<class T>() { batch_norm<T>(a); });
+  visit_floating(a.dtype, a.parameters, [&]<class T, class P>() { batch_norm<T, P>(a); });
 }
 
 template <>
 void run(const BatchNormGrad& a) {
-  visit_floating(a.dtype, [&]<class T>() { batch_norm_grad<T>(a); });
+  visit_floating(a.dtype, a.parameters, [&]<class T, class P>() { batch_norm_grad<T, P>(a); });
 }
 
 }  // namespace kernels::cpu::ANNEAL_LEVEL

@@ -173,20 +173,22 @@ struct MomentsKernel {
   }
 };
 
-template <class T, int width>
+template <class T, class P, int width>
 struct NormaliseKernel {
   using C = Compute<T>;
   static constexpr int threads = threads_of_block;
   Layout layout;
   bool training;
   double eps, momentum;
-  const T *x, *weight, *bias;
-  T *y, *running_mean, *running_var;
+  const T* x;
+  const P *weight, *bias;
+  T* y;
+  P *running_mean, *running_var;
   C *mean, *rstd;
   const Moments* parts;
 
-  ANNEAL_DEVICE void move(T& running, double value) const {
-    running = store<T>(static_cast<C>((1 - momentum) * static_cast<double>(load(running)) + momentum * value));
+  ANNEAL_DEVICE void move(P& running, double value) const {
+    running = store<P>(static_cast<C>((1 - momentum) * static_cast<double>(load(running)) + momentum * value));
   }
 
   ANNEAL_DEVICE void operator()(Block& block) const {
@@ -252,16 +254,18 @@ struct GradSumsKernel {
   }
 };
 
-template <class T, int width>
+template <class T, class P, int width>
 struct GradKernel {
   using C = Compute<T>;
   static constexpr int threads = threads_of_block;
   Layout layout;
   bool training;
-  const T *x, *weight;
+  const T* x;
+  const P* weight;
   const C *mean, *rstd;
   const T* dy;
-  T *dx, *dweight, *dbias;
+  T* dx;
+  P *dweight, *dbias;
   const GradSums* parts;  // or null
 
   ANNEAL_DEVICE void operator()(Block& block) const {
@@ -275,8 +279,8 @@ struct GradKernel {
     if (!part.there()) return;
     const C inverse = rstd[channel];
     if (part.leads()) {
-      if (dweight) dweight[channel] = store<T>(static_cast<C>(all.centred * static_cast<double>(inverse)));
-      if (dbias) dbias[channel] = store<T>(static_cast<C>(all.plain));
+      if (dweight) dweight[channel] = store<P>(static_cast<C>(all.centred * static_cast<double>(inverse)));
+      if (dbias) dbias[channel] = store<P>(static_cast<C>(all.plain));
     }
     if (!dx) return;
     const C scale = weight ? inverse * load(weight[channel]) : inverse;
@@ -303,13 +307,13 @@ struct GradKernel {
   }
 };
 
-/// Calls f.operator()<T, width>(): 16 bytes of elements at a time, or one if planes do not allow that.
+/// Calls f.operator()<T, P, width>(): 16 bytes of elements at a time, or one if planes do not allow that.
 template <class F, class... Pointers>
-void with_width(DType dtype, const Layout& layout, const F& f, const Pointers*... pointers) {
-  visit_floating(dtype, [&]<class T>() {
+void with_width(DType dtype, DType parameters, const Layout& layout, const F& f, const Pointers*... pointers) {
+  visit_floating(dtype, parameters, [&]<class T, class P>() {
     const bool wide = layout.shared && layout.inner % vector_size<T> == 0 && (aligned(pointers) && ...);
-    if (wide) f.template operator()<T, vector_size<T>>();
-    else f.template operator()<T, 1>();
+    if (wide) f.template operator()<T, P, vector_size<T>>();
+    else f.template operator()<T, P, 1>();
   });
 }
 
@@ -325,18 +329,18 @@ void run(const BatchNorm& a, Stream stream) {
   if (a.n * a.inner == 0) return;
   const Layout layout(a.n, a.c, a.inner);
   Moments* const parts = a.training ? parts_of<Moments>(layout, stream) : nullptr;
-  const auto launch_all = [&]<class T, int width>() {
+  const auto launch_all = [&]<class T, class P, int width>() {
     using C = Compute<T>;
     const auto* x = static_cast<const T*>(a.x);
     if (a.training) launch(stream, layout.blocks(), MomentsKernel<T, width>{layout, x, parts}, sum_bytes);
     launch(stream, layout.blocks(),
-           NormaliseKernel<T, width>{layout, a.training, a.eps, a.momentum, x, static_cast<const T*>(a.weight),
-                                     static_cast<const T*>(a.bias), static_cast<T*>(a.y),
-                                     static_cast<T*>(a.running_mean), static_cast<T*>(a.running_var),
-                                     static_cast<C*>(a.mean), static_cast<C*>(a.rstd), parts},
+           NormaliseKernel<T, P, width>{layout, a.training, a.eps, a.momentum, x, static_cast<const P*>(a.weight),
+                                        static_cast<const P*>(a.bias), static_cast<T*>(a.y),
+                                        static_cast<P*>(a.running_mean), static_cast<P*>(a.running_var),
+                                        static_cast<C*>(a.mean), static_cast<C*>(a.rstd), parts},
            sum_bytes);
   };
-  with_width(a.dtype, layout, launch_all, a.x, a.y);
+  with_width(a.dtype, a.parameters, layout, launch_all, a.x, a.y);
 }
 
 template <>
@@ -344,18 +348,18 @@ void run(const BatchNormGrad& a, Stream stream) {
   const Layout layout(a.n, a.c, a.inner);
   const bool sums = a.training || a.dweight || a.dbias;
   GradSums* const parts = sums ? parts_of<GradSums>(layout, stream) : nullptr;
-  const auto launch_all = [&]<class T, int width>() {
+  const auto launch_all = [&]<class T, class P, int width>() {
     using C = Compute<T>;
     const auto *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
     const auto* mean = static_cast<const C*>(a.mean);
     if (sums) launch(stream, layout.blocks(), GradSumsKernel<T, width>{layout, x, dy, mean, parts}, sum_bytes);
     launch(stream, layout.blocks(),
-           GradKernel<T, width>{layout, a.training, x, static_cast<const T*>(a.weight), mean,
-                                static_cast<const C*>(a.rstd), dy, static_cast<T*>(a.dx), static_cast<T*>(a.dweight),
-                                static_cast<T*>(a.dbias), parts},
+           GradKernel<T, P, width>{layout, a.training, x, static_cast<const P*>(a.weight), mean,
+                                   static_cast<const C*>(a.rstd), dy, static_cast<T*>(a.dx), static_cast<P*>(a.dweight),
+                                   static_cast<P*>(a.dbias), parts},
            sum_bytes);
   };
-  with_width(a.dtype, layout, launch_all, a.x, a.dy, a.dx);
+  with_width(a.dtype, a.parameters, layout, launch_all, a.x, a.dy, a.dx);
 }
 
 }  // namespace kernels::ANNEAL_GPU

@@ -55,6 +55,30 @@ TEST(Autocast, WeightGradientsAreFullAndRoundedNowhereElse) {
   EXPECT_EQ(b.grad().to_vector(), std::vector<double>(8, 16.0));
 }
 
+// A batch of 16 bits stays so, with statistics and parameters in f32.
+TEST(Autocast, BatchNormKeepsItsParametersFull) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Autocast cast(dtype);
+    const Tensor batch = randn({6, 3, 4}).to(dtype), x = batch.clone().set_requires_grad();
+    const Tensor weight = leaf({3}), bias = leaf({3}), mean = zeros({3}), var = ones({3});
+    const Tensor y = batch_norm(x, mean, var, weight, bias);
+    EXPECT_EQ(y.dtype(), dtype);
+    y.backward(ones({6, 3, 4}).to(dtype));
+    EXPECT_EQ(x.grad().dtype(), dtype);
+    EXPECT_EQ(weight.grad().dtype(), DType::f32);
+    // The same in f32.
+    const Tensor wide_mean = zeros({3}), wide_var = ones({3}),
+                 wide_weight = weight.detach().clone().set_requires_grad();
+    const Tensor wide = batch_norm(batch.to(DType::f32), wide_mean, wide_var, wide_weight, bias.detach());
+    wide.backward(ones({6, 3, 4}));
+    EXPECT_EQ(y.to_vector(), wide.to(dtype).to_vector());
+    EXPECT_EQ(mean.to_vector(), wide_mean.to_vector());
+    EXPECT_EQ(var.to_vector(), wide_var.to_vector());
+    EXPECT_EQ(weight.grad().to_vector(), wide_weight.grad().to_vector());
+    expect_contains(error_of([&] { batch_norm(batch.to(DType::f64), mean, var); }), "needs a weight and bias of f64");
+  }
+}
+
 TEST(Autocast, ATwinIsKeptUntilTheWeightChanges) {
   const Tensor w = leaf({4, 4});
   const Tensor x = randn({1, 4}).to(DType::bf16);

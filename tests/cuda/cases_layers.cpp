@@ -195,34 +195,38 @@ void add_norms(Cases& all) {
       grad.tolerance = 4;  // long sums that nearly cancel
     }
   }
-  for (const bool training : {true, false}) {
-    const std::string form = training ? " in training" : "";
+  for (const int form : {0, 1, 2}) {
+    const bool training = form > 0;
+    const Kind kind = form == 2 ? wide : element;  // of the parameters
     for (const std::int64_t inner : {1, 49}) {
-      const std::string name = form + (inner > 1 ? " of images" : "");
+      const std::string name = std::string(training ? " in training" : "") + (inner > 1 ? " of images" : "") +
+                               (form == 2 ? ", wide parameters" : "");
+      const auto parameters = [=](const Maker& m) { return form == 2 ? m.wide() : m.dtype(); };
       const auto n_of = [](const Maker& m) { return m.pick(3, 17, 64, 500, 2048); };
       const auto c_of = [](const Maker& m) { return m.pick(2, 13, 32, 100, 256); };
       all.add("batch norm" + name,
               [=](Maker& m) {
                 const auto n = n_of(m), c = c_of(m), size = n * c * inner;
                 const void* x = m.input(size, {-2, 3});
-                const void* weight = m.input(c);
-                const void* bias = m.input(c);
+                const void* weight = m.input(c, {}, kind);
+                const void* bias = m.input(c, {}, kind);
                 void* y = m.output(size);
-                void* mean = training ? m.in_out(c) : const_cast<void*>(m.input(c));
-                void* var = training ? m.in_out(c, {0.5, 2}) : const_cast<void*>(m.input(c, {0.5, 2}));
+                void* mean = training ? m.in_out(c, {}, kind) : const_cast<void*>(m.input(c, {}, kind));
+                void* var = training ? m.in_out(c, {0.5, 2}, kind) : const_cast<void*>(m.input(c, {0.5, 2}, kind));
                 return BatchNorm{
-                    m.dtype(),         training,         n, c, inner, 1e-5, 0.1, x, weight, bias, y, mean, var,
-                    m.output(c, wide), m.output(c, wide)};
+                    m.dtype(), parameters(m),     training,         n, c, inner, 1e-5, 0.1, x, weight, bias, y, mean,
+                    var,       m.output(c, wide), m.output(c, wide)};
               })
           .timed = inner > 1;
       Case& grad = all.add("batch norm grad" + name, [=](Maker& m) {
         const auto n = n_of(m), c = c_of(m), size = n * c * inner;
         const void* x = m.input(size);
-        const void* weight = m.input(c);
+        const void* weight = m.input(c, {}, kind);
         const void* mean = m.input(c, {-0.1, 0.1}, wide);
         const void* rstd = m.input(c, {0.8, 0.9}, wide);
-        return BatchNormGrad{m.dtype(),     training,       n,           c,          inner, x, weight, mean, rstd,
-                             m.input(size), m.output(size), m.output(c), m.output(c)};
+        return BatchNormGrad{
+            m.dtype(),      parameters(m),     training,         n, c, inner, x, weight, mean, rstd, m.input(size),
+            m.output(size), m.output(c, kind), m.output(c, kind)};
       });
       grad.timed = inner > 1;
       grad.tolerance = 4;

@@ -48,14 +48,15 @@ Reference batch_norm(const Images& s, bool training, const Doubles& x, const Dou
   return out;
 }
 
-template <class T>
+/// P: of weight, bias and running statistics.
+template <class T, class P = T>
 struct Trained {
   Trained(const Images& s, bool is_training, bool affine, double offset = 0)
       : x(random_values<T>(s.size(), 1, offset - 2, offset + 2)),
         dy(random_values<T>(s.size(), 2)),
-        running_mean(random_values<T>(s.c, 5)),
-        running_var(random_values<T>(s.c, 6, 0.5, 2)) {
-    if (affine) weight = random_values<T>(s.c, 3), bias = random_values<T>(s.c, 4);
+        running_mean(random_values<P>(s.c, 5)),
+        running_var(random_values<P>(s.c, 6, 0.5, 2)) {
+    if (affine) weight = random_values<P>(s.c, 3), bias = random_values<P>(s.c, 4);
     y.resize(x.size());
     dx.resize(x.size());
     dweight.resize(static_cast<std::size_t>(s.c));
@@ -64,15 +65,16 @@ struct Trained {
     rstd.resize(dweight.size());
     old_mean = doubles(running_mean);
     old_var = doubles(running_var);
-    const T* w = affine ? weight.data() : nullptr;
-    const T* b = affine ? bias.data() : nullptr;
-    backend::run(kernels::BatchNorm{dtype_of<T>, is_training, s.n, s.c, s.inner, eps, momentum, x.data(), w, b,
-                                    y.data(), running_mean.data(), running_var.data(), mean.data(), rstd.data()});
-    backend::run(kernels::BatchNormGrad{dtype_of<T>, is_training, s.n, s.c, s.inner, x.data(), w, mean.data(),
-                                        rstd.data(), dy.data(), dx.data(), affine ? dweight.data() : nullptr,
-                                        affine ? dbias.data() : nullptr});
+    const P* w = affine ? weight.data() : nullptr;
+    const P* b = affine ? bias.data() : nullptr;
+    backend::run(kernels::BatchNorm{dtype_of<T>, dtype_of<P>, is_training, s.n, s.c, s.inner, eps, momentum, x.data(),
+                                    w, b, y.data(), running_mean.data(), running_var.data(), mean.data(), rstd.data()});
+    backend::run(kernels::BatchNormGrad{dtype_of<T>, dtype_of<P>, is_training, s.n, s.c, s.inner, x.data(), w,
+                                        mean.data(), rstd.data(), dy.data(), dx.data(),
+                                        affine ? dweight.data() : nullptr, affine ? dbias.data() : nullptr});
   }
-  std::vector<T> x, dy, running_mean, running_var, weight, bias, y, dx, dweight, dbias;
+  std::vector<T> x, dy, y, dx;
+  std::vector<P> running_mean, running_var, weight, bias, dweight, dbias;
   std::vector<Compute<T>> mean, rstd;
   Doubles old_mean, old_var;
 };
@@ -81,13 +83,14 @@ template <class T>
 class BatchNorm : public ::testing::Test {};
 TYPED_TEST_SUITE(BatchNorm, FloatingTypes);
 
-TYPED_TEST(BatchNorm, AsPlainLoops) {
+template <class T, class P>
+void expect_plain_loops() {
   for (const bool training : {false, true}) {
     for (const bool affine : {false, true}) {
       for (const Images& s : shapes) {
         SCOPED_TRACE(::testing::Message() << s.n << " x " << s.c << " x " << s.inner
                                           << (training ? " training" : " evaluation") << (affine ? " affine" : ""));
-        const Trained<TypeParam> got(s, training, affine);
+        const Trained<T, P> got(s, training, affine);
         const Doubles x = doubles(got.x), dy = doubles(got.dy), weight = doubles(got.weight), bias = doubles(got.bias);
         const auto reference = [&](const Doubles& v) {
           return batch_norm(s, training, v, weight, bias, got.old_mean, got.old_var);
@@ -99,7 +102,7 @@ TYPED_TEST(BatchNorm, AsPlainLoops) {
         expect_near(got.running_mean, want.running_mean);
         expect_near(got.running_var, want.running_var);
         const Doubles dx = numeric_gradient(x, [&](const Doubles& v) { return dot(reference(v).y, dy); });
-        expect_near(got.dx, dx, std::max(4 * tolerance<TypeParam>, 1e-6));
+        expect_near(got.dx, dx, std::max(4 * tolerance<T>, 1e-6));
         if (!affine) continue;
         Doubles dweight(static_cast<std::size_t>(s.c)), dbias = dweight;
         for (std::int64_t i = 0; i < s.size(); ++i) {
@@ -107,11 +110,19 @@ TYPED_TEST(BatchNorm, AsPlainLoops) {
           dweight[k] += dy[e] * (x[e] - want.mean[k]) * want.rstd[k];
           dbias[k] += dy[e];
         }
-        expect_near(got.dweight, dweight, 4 * tolerance<TypeParam>);
-        expect_near(got.dbias, dbias, 4 * tolerance<TypeParam>);
+        expect_near(got.dweight, dweight, 4 * tolerance<T>);
+        expect_near(got.dbias, dbias, 4 * tolerance<T>);
       }
     }
   }
+}
+
+TYPED_TEST(BatchNorm, AsPlainLoops) { expect_plain_loops<TypeParam, TypeParam>(); }
+
+// Parameters may be wider than the batch.
+TEST(BatchNormParameters, AsPlainLoops) {
+  expect_plain_loops<bf16, float>();
+  expect_plain_loops<f16, float>();
 }
 
 TYPED_TEST(BatchNorm, SameBitsForAnyThreads) {
@@ -147,8 +158,8 @@ TEST(BatchNormStatistics, MayBeLeftOut) {
   const Images s{4, 3, 5};
   const Trained<double> want(s, true, false);
   Doubles y(want.y.size()), mean(3), rstd(3);
-  backend::run(kernels::BatchNorm{DType::f64, true, s.n, s.c, s.inner, eps, momentum, want.x.data(), nullptr, nullptr,
-                                  y.data(), nullptr, nullptr, mean.data(), rstd.data()});
+  backend::run(kernels::BatchNorm{DType::f64, DType::f64, true, s.n, s.c, s.inner, eps, momentum, want.x.data(),
+                                  nullptr, nullptr, y.data(), nullptr, nullptr, mean.data(), rstd.data()});
   EXPECT_TRUE(same_bits(y, want.y));
 }
 

@@ -112,7 +112,8 @@ TEST(Schedules, FollowPyTorch) {
 
 TEST(Schedules, MomentumIsAdamsFirstBeta) {
   const Tensor p = zeros({1}, {.requires_grad = true}), q = zeros({1}, {.requires_grad = true});
-  optim::Adam adam({{{{"p", p}}, {.beta1 = 0.7}}, {{{"q", q}}, {.beta1 = 0.6}}});
+  const std::vector<NamedTensor> first{{"p", p}}, second{{"q", q}};
+  optim::Adam adam(std::vector<optim::ParamGroup<optim::AdamOptions>>{{first, {.beta1 = 0.7}}, {second, {}}});
   optim::LRScheduler scheduler(adam, optim::cyclic_lr(1, {.step_size_up = 2}));
   EXPECT_EQ(adam.momentum(0), 0.9);
   scheduler.set_steps(2);
@@ -136,7 +137,8 @@ TEST(Schedules, MomentumInSequencesAndChains) {
 
 TEST(Schedules, OneForEachGroup) {
   const Tensor p = zeros({1}, {.requires_grad = true}), q = zeros({1}, {.requires_grad = true});
-  optim::SGD sgd({{{{"p", p}}, {.lr = 1}}, {{{"q", q}}, {.lr = 2}}});
+  const std::vector<NamedTensor> first{{"p", p}}, second{{"q", q}};
+  optim::SGD sgd(std::vector<optim::ParamGroup<optim::SGDOptions>>{{first, {.lr = 1}}, {second, {.lr = 2}}});
   const Schedule both = optim::per_group({optim::exponential_lr(0.5), optim::constant_lr()});
   optim::LRScheduler scheduler(sgd, optim::chained({both, optim::exponential_lr(0.1)}));
   scheduler.set_steps(2);

@@ -395,10 +395,58 @@ TEST(Clipping, EqualsTheHandCalculation) {
   EXPECT_NEAR(two.b.item(), -0.8, 1e-6);
 }
 
+// Two groups with gradients 3 and (4, 5).
+struct Grouped : TrainingModule {
+  nn::Parameter a{{this, "a"}, full({1}, 2.0)}, b{{this, "b"}, zeros({2})};
+  Tensor training_step(const Batch&, StepContext&) override {
+    return sum(a) * 3.0 + sum(b * tensor({4, 5}, {2}, {.dtype = DType::f32}));
+  }
+  OptimizerConfig configure_optimizers() override {
+    const std::vector<NamedTensor> first{{"a", a}}, second{{"b", b}};
+    return {optim::SGD(std::vector<optim::ParamGroup<optim::SGDOptions>>{{first, {.lr = 1}}, {second, {.lr = 1}}})};
+  }
+};
+
+TEST(Clipping, ByAnyNormByGroupAndAdaptive) {
+  const auto updates = [](TrainerOptions options) {
+    for (const std::string precision : {"16-mixed", "32-true"}) {
+      Grouped module;
+      options.max_epochs = 1;
+      options.precision = precision;
+      Trainer(quiet(options)).fit(module, counting_loader(1));
+      const std::vector<double> b = module.b.to_vector();
+      if (precision == "32-true") return std::vector<double>{2 - module.a.item(), -b[0], -b[1]};
+      EXPECT_LT(module.a.item(), 2) << "clipped after unscaling";
+    }
+    return std::vector<double>();
+  };
+  const auto expect_updates = [&](const TrainerOptions& options, const std::vector<double>& expected) {
+    const std::vector<double> got = updates(options);
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(got[i], expected[i], 2e-6) << i;
+  };
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  expect_updates({.gradient_clip_val = 6, .gradient_clip_norm_type = 1}, {1.5, 2, 2.5});
+  expect_updates({.gradient_clip_val = 1, .gradient_clip_norm_type = infinity}, {0.6, 0.8, 1});
+  const double second = std::sqrt(41.0);
+  expect_updates({.gradient_clip_group_vals = {0, 1}}, {3, 4 / second, 5 / second});
+  expect_updates({.gradient_clip_norm_type = infinity, .gradient_clip_group_vals = {1, 10}}, {1, 4, 5});
+  expect_updates({.gradient_clip_val = 0.5, .gradient_clip_algorithm = "adaptive"},
+                 {1, 0.5e-3 * 4 / second, 0.5e-3 * 5 / second});
+}
+
 TEST(Clipping, RefusesBadOptions) {
   const auto error = [](TrainerOptions options) {
     return message_of<ConfigError>([&] { Trainer trainer(quiet(options)); });
   };
+  EXPECT_TRUE(error({.gradient_clip_norm_type = 0}).starts_with("gradient_clip_norm_type"));
+  EXPECT_TRUE(error({.gradient_clip_group_vals = {1, -1}}).starts_with("gradient_clip_group_vals"));
+  EXPECT_TRUE(error({.gradient_clip_val = 1, .gradient_clip_group_vals = {1}}).starts_with("gradient_clip_group_vals"));
+  EXPECT_TRUE(error({.gradient_clip_algorithm = "value", .gradient_clip_group_vals = {1}}).find("with value") !=
+              std::string::npos);
+  Grouped module;
+  const std::string wrong = message_of<Error>(
+      [&] { Trainer(quiet({.max_epochs = 1, .gradient_clip_group_vals = {1}})).fit(module, counting_loader(1)); });
+  expect_contains(wrong, "expected a limit for each of 2 groups, got 1");
   EXPECT_TRUE(error({.gradient_clip_val = -1}).starts_with("gradient_clip_val"));
   const std::string text = error({.gradient_clip_algorithm = "l2"});
   EXPECT_TRUE(text.starts_with("gradient_clip_algorithm")) << text;

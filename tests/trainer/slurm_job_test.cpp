@@ -1,4 +1,6 @@
 // A Slurm job that is preempted: its signal, its checkpoint, scontrol, and the run that goes on. Row T-255.
+#include "anneal/trainer/slurm_job.h"
+
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -8,7 +10,6 @@
 
 #include "anneal/tests/trainer/support.h"
 #include "anneal/trainer/signals.h"
-#include "anneal/trainer/slurm_job.h"
 
 #if ANNEAL_HAS_GLOO
 #include "anneal/tests/dist/spawn_ranks.h"

@@ -29,8 +29,8 @@ TEST(StochasticWeightAveraging, TheRateGoesToAConstant) {
     return module.rates;
   };
   const Values line =
-      rates({.swa_lr = 0.1, .swa_epoch_start = 0.5, .annealing_epochs = 2, .annealing_strategy = "linear"});
-  const Values cosine = rates({.swa_lr = 0.1, .swa_epoch_start = 2, .annealing_epochs = 3});
+      rates({.swa_lrs = {0.1}, .swa_epoch_start = 0.5, .annealing_epochs = 2, .annealing_strategy = "linear"});
+  const Values cosine = rates({.swa_lrs = {0.1}, .swa_epoch_start = 2, .annealing_epochs = 3});
   const Values wanted_line{1, 1, 0.55, 0.1, 0.1}, wanted_cosine{1, 1, 0.775, 0.325, 0.1};
   for (std::size_t e = 0; e < 5; ++e) {
     EXPECT_NEAR(line[e], wanted_line[e], 1e-12) << e;
@@ -38,10 +38,36 @@ TEST(StochasticWeightAveraging, TheRateGoesToAConstant) {
   }
 }
 
+TEST(StochasticWeightAveraging, EachGroupMayHaveItsRate) {
+  struct Groups : TrainingModule {
+    nn::Parameter a{{this, "a"}, zeros({1})}, b{{this, "b"}, zeros({1})};
+    Tensor training_step(const Batch&, StepContext&) override { return sum(a) + sum(b); }
+    OptimizerConfig configure_optimizers() override {
+      const std::vector<NamedTensor> first{{"a", a}}, second{{"b", b}};
+      return {optim::SGD(std::vector<optim::ParamGroup<optim::SGDOptions>>{{first, {.lr = 1}}, {second, {.lr = 2}}})};
+    }
+  };
+  const auto fit = [](Groups& module, Values rates) {
+    const StochasticWeightAveraging swa({.swa_lrs = std::move(rates), .swa_epoch_start = 1, .annealing_epochs = 1});
+    Trainer trainer(quiet({.max_epochs = 3, .callbacks = {swa}}));
+    trainer.fit(module, counting_loader(1));
+  };
+  // Rates of the epochs: 1, 0.5, 0.5 and 2, 0.25, 0.25; the average is of the three weights.
+  Groups module;
+  fit(module, {0.5, 0.25});
+  EXPECT_NEAR(module.a.item(), -(1 + 1.5 + 2) / 3, 1e-6);
+  EXPECT_NEAR(module.b.item(), -(2 + 2.25 + 2.5) / 3, 1e-6);
+  Groups other;
+  EXPECT_EQ(message_of<ConfigError>([&] {
+              fit(other, {1, 1, 1});
+            }),
+            "swa_lrs: expected one, or one for each of 2 groups, got 3");
+}
+
 TEST(StochasticWeightAveraging, TheModelEndsWithTheMeanOfEpochs) {
   Falling module;
   auto swa = std::make_shared<StochasticWeightAveraging>(
-      StochasticWeightAveragingOptions{.swa_lr = 0.5, .swa_epoch_start = 2, .annealing_epochs = 1});
+      StochasticWeightAveragingOptions{.swa_lrs = {0.5}, .swa_epoch_start = 2, .annealing_epochs = 1});
   std::int64_t count = 0;
   Trainer trainer(
       quiet({.max_epochs = 5, .callbacks = {swa, LambdaCallback({.on_train_end = [&](Trainer&, TrainingModule&) {
@@ -61,11 +87,11 @@ TEST(StochasticWeightAveraging, BadOptionsAreNamed) {
           .fit(module, counting_loader(1));
     });
   };
-  EXPECT_EQ(message({.swa_lr = -0.1}).find("swa_lr"), 0U);
-  EXPECT_EQ(message({.swa_lr = 1, .swa_epoch_start = 0}).find("swa_epoch_start"), 0U);
-  EXPECT_EQ(message({.swa_lr = 1, .swa_epoch_start = 1.5}).find("swa_epoch_start"), 0U);
-  EXPECT_EQ(message({.swa_lr = 1, .annealing_strategy = "x"}).find("annealing_strategy"), 0U);
-  EXPECT_EQ(message({.swa_lr = 1, .swa_epoch_start = 0.5}, -1).find("swa_epoch_start"), 0U);
+  EXPECT_EQ(message({.swa_lrs = {-0.1}}).find("swa_lrs"), 0U);
+  EXPECT_EQ(message({.swa_lrs = {1}, .swa_epoch_start = 0}).find("swa_epoch_start"), 0U);
+  EXPECT_EQ(message({.swa_lrs = {1}, .swa_epoch_start = 1.5}).find("swa_epoch_start"), 0U);
+  EXPECT_EQ(message({.swa_lrs = {1}, .annealing_strategy = "x"}).find("annealing_strategy"), 0U);
+  EXPECT_EQ(message({.swa_lrs = {1}, .swa_epoch_start = 0.5}, -1).find("swa_epoch_start"), 0U);
 }
 
 // One BatchNorm over a linear layer.
@@ -92,7 +118,7 @@ TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
   Normed module;
   const DataLoader loader = counting_loader(3, 4);
   Trainer trainer(
-      quiet({.max_epochs = 3, .callbacks = {StochasticWeightAveraging({.swa_lr = 0.05, .swa_epoch_start = 1})}}));
+      quiet({.max_epochs = 3, .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.05}, .swa_epoch_start = 1})}}));
   EXPECT_EQ(trainer.fit(module, loader).global_step, 9);
   EXPECT_EQ(module.norm.momentum(), 0.1);
   EXPECT_EQ(trainer.callback_metrics().contains("train_loss_epoch"), true);
@@ -126,7 +152,7 @@ TEST(StochasticWeightAveraging, TheAverageCanBeEvaluated) {
   const TrainerOptions options = quiet({.max_epochs = 4, .num_sanity_val_steps = 0});
   const auto averaging = [](double rate, bool evaluate_average) {
     return StochasticWeightAveraging(
-        {.swa_lr = rate, .swa_epoch_start = 2, .annealing_epochs = 0, .evaluate_average = evaluate_average});
+        {.swa_lrs = {rate}, .swa_epoch_start = 2, .annealing_epochs = 0, .evaluate_average = evaluate_average});
   };
   TrainerOptions averaged = options;
   averaged.callbacks = {averaging(0.5, true)};
@@ -163,12 +189,12 @@ TEST(StochasticWeightAveraging, ResumesToTheBit) {
   const auto run = [&](std::int64_t save_at, const std::string& resume) {
     manual_seed(3);
     Normed module;
-    Trainer trainer(
-        quiet({.max_epochs = 4,
-               .callbacks = {StochasticWeightAveraging({.swa_lr = 0.05, .swa_epoch_start = 2, .annealing_epochs = 2}),
-                             AtBatchEnd([&](Trainer& t, std::int64_t) {
-                               if (t.total_batch_idx() == save_at) t.save_checkpoint(dir / "c.safetensors");
-                             })}}));
+    Trainer trainer(quiet(
+        {.max_epochs = 4,
+         .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.05}, .swa_epoch_start = 2, .annealing_epochs = 2}),
+                       AtBatchEnd([&](Trainer& t, std::int64_t) {
+                         if (t.total_batch_idx() == save_at) t.save_checkpoint(dir / "c.safetensors");
+                       })}}));
     trainer.fit(module, counting_loader(3, 4), {.resume = resume});
     return state_of(module);
   };

@@ -48,8 +48,9 @@ TEST(StochasticWeightAveraging, EachGroupMayHaveItsRate) {
     }
   };
   const auto fit = [](Groups& module, Values rates) {
-    const StochasticWeightAveraging swa({.swa_lrs = std::move(rates), .swa_epoch_start = 1, .annealing_epochs = 1});
-    Trainer trainer(quiet({.max_epochs = 3, .callbacks = {swa}}));
+    const StochasticWeightAveragingOptions options{
+        .swa_lrs = std::move(rates), .swa_epoch_start = 1, .annealing_epochs = 1};
+    Trainer trainer(quiet({.max_epochs = 3, .callbacks = {StochasticWeightAveraging(options)}}));
     trainer.fit(module, counting_loader(1));
   };
   // Rates of the epochs: 1, 0.5, 0.5 and 2, 0.25, 0.25; the average is of the three weights.

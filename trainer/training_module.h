@@ -157,6 +157,7 @@ class TrainingModule : public nn::Module {
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
   void log(std::string_view name, Metric& metric, const LogOptions& options = {});
+  void log_dict(const MetricMap& values, const LogOptions& options = {});
   /// Makes the optimizer's next step clip gradients: to a norm, or by value. 0: it does not. Throws ConfigError for
   /// something else than the Trainer's gradient_clip_val and gradient_clip_algorithm, where those are set.
   void clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm = "norm");

@@ -340,7 +340,7 @@ void FitLoop::step() {
     return s_.scaler ? s_.count_skipped_step() : drop_window("gradients are not finite");
   if (o.log_grad_norm) {
     const TrainerState::At at(s_, HookPoint::optimizer_step);
-    s_.log.log("grad_norm", optimizer.grad_norm(), {});
+    s_.log.log("grad_norm", HostValue(optimizer.grad_norm()), {});
   }
   ++s_.optimizers[0].steps;
   count_step();

@@ -352,6 +352,7 @@ void FitLoop::drop_window(const char* why) {
   const std::string& policy = s_.options.on_bad_number;
   const std::string text =
       format("{}, in the window that ends with batch {} of epoch {}", why, s_.trainer.batch_idx(), c_.epoch.completed);
+  check(policy != "error", "on_bad_number: {}", text);
   ++s_.bad_windows;
   if (policy == "stop") {
     s_.ends_on_bad_number = true;
@@ -376,8 +377,7 @@ void FitLoop::roll_back() {
 }
 
 void FitLoop::count_step() {
-  s_.skips_in_a_row = 0;
-  s_.bad_in_a_row = 0;
+  s_.bad_in_a_row = s_.skips_in_a_row = 0;
   ++c_.global_step;
   c_.stepped = true;
 }

@@ -60,7 +60,7 @@ OptionTable table_of(TrainerOptions& o) {
       {"gradient_clip_val", &o.gradient_clip_val, "largest norm of all gradients, or magnitude; null or 0: no limit"},
       {"gradient_clip_algorithm", &o.gradient_clip_algorithm, "norm or value"},
       {"log_grad_norm", &o.log_grad_norm, "of all gradients, before clipping, as grad_norm"},
-      {"on_bad_number", &o.on_bad_number, "of losses or gradients that are not finite: ignore, stop, skip or rollback"},
+      {"on_bad_number", &o.on_bad_number, "of losses or gradients that are not finite: ignore, error, stop, skip or rollback"},
       {"handle_signals", &o.handle_signals, "SIGINT and SIGTERM end a fit after the batch that runs"},
       {"requeue", &o.requeue, "a Slurm job that gets requeue_signal is saved, run again, and goes on"},
       {"requeue_signal", &o.requeue_signal, "SIGUSR1, SIGUSR2, SIGHUP or SIGTERM"},

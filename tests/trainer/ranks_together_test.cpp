@@ -99,13 +99,17 @@ TEST(RanksTogether, OneWithoutABatchNeedNotLog) {
 const RankFunction log_own("logs_own", [] {
   Trainer trainer(quiet({.max_epochs = 1}));
   Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) {
+    if (step.batch_idx() == 1 && step.trainer().callback_metrics().contains("step")) std::fputs("has step, ", stderr);
+    step.log("step", 1, {.rank_zero_only = true});
+  };
   probe.in_validation_step = [](const Batch&, StepContext& step) {
     const double rank = step.trainer().global_rank();
     step.log("first", rank, {.rank_zero_only = true});
     step.log("own", rank);
     step.log("mean", rank, {.sync_dist = true});
   };
-  trainer.fit(probe, counting_loader(2), counting_loader(2));
+  trainer.fit(probe, counting_loader(4), counting_loader(2));
   for (const auto& [name, value] : trainer.callback_metrics()) std::fprintf(stderr, "%s = %g, ", name.c_str(), value);
   return 0;
 });
@@ -113,7 +117,7 @@ const RankFunction log_own("logs_own", [] {
 TEST(RanksTogether, SeeTheFirstOnesMetricsButThoseItKeeps) {
   const RankResults results = spawn_ranks(2, "logs_own", {}, std::chrono::seconds(30));
   ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err;
-  EXPECT_EQ(results.ranks[0].err, "first = 0, own = 0, mean = 0.5, ");
+  EXPECT_EQ(results.ranks[0].err, "has step, step = 1, first = 0, own = 0, mean = 0.5, ");
   EXPECT_EQ(results.ranks[1].err, "own = 0, mean = 0.5, ");
 }
 

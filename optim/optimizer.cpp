@@ -231,9 +231,9 @@ void Optimizer::step(const StepOptions& given) {
   }
 }
 
-double Optimizer::grad_norm() const {
+Tensor Optimizer::grad_norm() const {
   check(last_state_.defined(), "{}: grad_norm is known after a step with a scaler or clip_norm", name());
-  return read_state(last_state_).norm;
+  return field(last_state_, offsetof(kernels::StepState, norm)).clone();
 }
 
 void Optimizer::zero_grad() {

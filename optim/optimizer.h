@@ -53,8 +53,8 @@ class Optimizer {
   /// What the next `step()` was left to do.
   StepOptions deferred() const;
   /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or
-  /// `clip_norm`. Waits for the device.
-  double grad_norm() const;
+  /// `clip_norm`. One number (f64) on the device.
+  Tensor grad_norm() const;
   /// Forgets all gradients; nothing is written, the next backward overwrites.
   void zero_grad();
 

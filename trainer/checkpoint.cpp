@@ -142,6 +142,7 @@ json to_json(const MetricLog::State& state) {
                        {"on_step", m.on_step},
                        {"on_epoch", m.on_epoch},
                        {"sync_dist", m.sync_dist},
+                       {"rank_zero_only", m.rank_zero_only},
                        {"reduce", static_cast<int>(m.reduce)},
                        {"fresh", m.fresh},
                        {"step_value", number(m.step_value)},
@@ -202,9 +203,9 @@ MetricLog::State to_logging(const json& j) {
   MetricLog::State state{{}, to_metrics(j.at("callback")), to_metrics(j.at("logged")), to_metrics(j.at("bar"))};
   for (const json& m : j.at("metrics"))
     state.metrics.push_back({m.at("name"), to_hook(m.at("hook")), m.at("prog_bar"), m.at("logger"), m.at("on_step"),
-                             m.at("on_epoch"), m.value("sync_dist", false), to_reduce(m.at("reduce")), m.at("fresh"),
-                             to_number(m.at("step_value")), to_number(m.at("step_weight")),
-                             to_reduction(m.at("window")), to_reduction(m.at("epoch")),
+                             m.at("on_epoch"), m.value("sync_dist", false), m.value("rank_zero_only", false),
+                             to_reduce(m.at("reduce")), m.at("fresh"), to_number(m.at("step_value")),
+                             to_number(m.at("step_weight")), to_reduction(m.at("window")), to_reduction(m.at("epoch")),
                              to_numbers(m.value("sums", json::array()))});
   return state;
 }

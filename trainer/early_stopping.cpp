@@ -56,11 +56,10 @@ void EarlyStopping::stop_if_due(Trainer& trainer, std::int64_t epochs) const {
 
 void EarlyStopping::look(Trainer& trainer) {
   if (trainer.options().fast_dev_run > 0) return;
-  const double* metric = trainer.callback_metrics().find(options_.monitor);
+  const double* metric = trainer.monitored(options_.monitor);
   if (!metric) {
-    // A rank whose share of a loader is empty logs nothing; the first one's is not.
-    check<ConfigError>(!options_.strict || !trainer.is_global_zero(), "monitor: there is no metric {}; there are: {}",
-                       options_.monitor, trainer.callback_metrics().names());
+    check<ConfigError>(!options_.strict, "monitor: there is no metric {}; there are: {}", options_.monitor,
+                       trainer.callback_metrics().names());
     if (options_.verbose) trainer.console().warn(format("EarlyStopping: there is no metric {}", options_.monitor));
     return;
   }

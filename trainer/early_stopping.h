@@ -32,8 +32,7 @@ enum class StoppingReason : std::uint8_t {
   non_finite_metric,
 };
 
-/// While min_epochs or min_steps are not reached, it waits with the end, and gives it up if the metric improves. Of
-/// several ranks each looks at its own value and any one can end training: log the metric with sync_dist.
+/// While min_epochs or min_steps are not reached, it waits with the end, and gives it up if the metric improves.
 class EarlyStopping final : public Callback {
  public:
   /// Throws ConfigError for options that are not permitted.

@@ -340,7 +340,7 @@ void FitLoop::step() {
     return s_.scaler ? s_.count_skipped_step() : drop_window("gradients are not finite");
   if (o.log_grad_norm) {
     const TrainerState::At at(s_, HookPoint::optimizer_step);
-    s_.log.log("grad_norm", optimizer.grad_norm(), {});
+    s_.log.log("grad_norm", HostValue(optimizer.grad_norm()), {});
   }
   ++s_.optimizers[0].steps;
   count_step();
@@ -352,6 +352,7 @@ void FitLoop::drop_window(const char* why) {
   const std::string& policy = s_.options.on_bad_number;
   const std::string text =
       format("{}, in the window that ends with batch {} of epoch {}", why, s_.trainer.batch_idx(), c_.epoch.completed);
+  check(policy != "error", "on_bad_number: {}", text);
   ++s_.bad_windows;
   if (policy == "stop") {
     s_.ends_on_bad_number = true;
@@ -376,8 +377,7 @@ void FitLoop::roll_back() {
 }
 
 void FitLoop::count_step() {
-  s_.skips_in_a_row = 0;
-  s_.bad_in_a_row = 0;
+  s_.bad_in_a_row = s_.skips_in_a_row = 0;
   ++c_.global_step;
   c_.stepped = true;
 }

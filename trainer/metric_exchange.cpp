@@ -16,7 +16,8 @@ template <class F>
 void MetricLog::exchange(Loop loop, Reduction Saved::*part, const F& take) {
   const auto shared = [&](const Entry& m) { return m.sync_dist && info(m.hook).loop == loop; };
   std::ostringstream mine;
-  mine << std::hexfloat << saw_batch_[static_cast<std::size_t>(loop)] << '\n';
+  mine << std::hexfloat << (part == &Saved::window ? saw_batch_in_window_ : saw_batch_[static_cast<std::size_t>(loop)]);
+  mine << '\n';
   for (const Entry& m : metrics_) {
     const Reduction& r = m.*part;
     if (!shared(m) || r.count == 0) continue;
@@ -53,13 +54,12 @@ void MetricLog::exchange(Loop loop, Reduction Saved::*part, const F& take) {
       auto known =
           std::ranges::find_if(metrics_, [&](const Entry& m) { return shared(m) && m.hook == hook && m.name == name; });
       if (known == metrics_.end() && sums.empty()) {  // this rank has had no batch so far
-        add({name, hook, prog_bar, logger, on_step, on_epoch, true, reduce, false, 0, 1, {}, {}, {}});
+        add({name, hook, prog_bar, logger, on_step, on_epoch, true, false, reduce, false, 0, 1, {}, {}, {}});
         known = metrics_.end() - 1;
       }
       if (known != metrics_.end()) take(*known, r, sums);
     }
   }
-  if (part != &Saved::epoch) return;
   // A rank that had no batch has nothing to log of them.
   for (const auto& [key, ranks] : logged_by) {
     const bool in_batches = info(static_cast<HookPoint>(std::atoi(key.c_str()))).level != LogLevel::only_epoch;
@@ -102,6 +102,36 @@ void MetricLog::publish_epoch(Loop loop) {
     if (m.logger) logged_.set(m.epoch_name, value, m.hints[2]);
     if (m.prog_bar) bar_.set(m.epoch_name, value, m.hints[5]);
   }
+  if (exchange_) take_callback_metrics_of_rank_zero();
+}
+
+// All ranks decide by the same numbers.
+void MetricLog::take_callback_metrics_of_rank_zero() {
+  const auto stays = [&](const std::string& name) {
+    return std::ranges::any_of(metrics_, [&](const Entry& m) { return m.rank_zero_only && m.is_called(name); });
+  };
+  std::ostringstream mine;
+  for (const auto& [name, value] : callback_)
+    if (rank_ == 0 && !stays(name)) mine << std::hexfloat << value << ' ' << name << '\n';
+  std::istringstream lines(exchange_(mine.str())[0]);
+  if (rank_ == 0) return;
+  callback_.clear();
+  for (std::string line; std::getline(lines, line);) {
+    char* at = line.data();
+    const double value = std::strtod(at, &at);
+    callback_.set(at + 1, value);
+  }
+}
+
+const double* MetricLog::monitored(std::string_view name) {
+  for (const Entry& m : metrics_) {
+    if (!m.is_called(name)) continue;
+    check<ConfigError>(!m.rank_zero_only, "monitor: {} is logged with rank_zero_only, so that other ranks lack it",
+                       name);
+    if (exchange_ && !m.sync_dist)
+      warn_(format("monitor: {} is logged without sync_dist; rank 0's value decides for all ranks", name));
+  }
+  return callback_metrics().find(name);
 }
 
 }  // namespace v0

@@ -13,7 +13,9 @@ Reduce parse_reduce(std::string_view name, std::string_view text) {
   if (text == "mean" || text == "avg") return Reduce::mean;
   if (text == "sum") return Reduce::sum;
   if (text == "min") return Reduce::min;
-  check(text == "max", "log: {}: reduce is \"{}\"; expected mean, sum, min or max", name, text);
+  check(text == "max",
+        "log: {}: reduce is \"{}\"; expected mean, sum, min or max; for what is none of them, log a Metric instead",
+        name, text);
   return Reduce::max;
 }
 
@@ -50,6 +52,7 @@ HookPoint MetricLog::enter(HookPoint point) {
 
 void MetricLog::begin_batch(Loop loop, const Batch& batch, std::optional<std::int64_t> dataloader_idx) {
   has_batch_ = saw_batch_[static_cast<std::size_t>(loop)] = true;
+  if (loop == Loop::train) saw_batch_in_window_ = true;
   dataloader_idx_ = dataloader_idx;
   batch_size_ = 0;
   for (const NamedTensor& entry : batch) {
@@ -121,7 +124,9 @@ MetricLog::Entry& MetricLog::log_as(std::string_view name, HostValue value, cons
   const bool on_epoch = options.on_epoch.value_or(hook.level != LogLevel::step);
   check(on_step || on_epoch, "log: {}: on_step and on_epoch are both false", name);
   check(!on_step || hook.level != LogLevel::only_epoch, "log: {}: on_step is not possible in {}", name, hook.name);
+  check(!options.sync_dist || !options.rank_zero_only, "log: {}: sync_dist and rank_zero_only are both true", name);
   Entry& metric = find_or_add(name, options, parse_reduce(name, options.reduce), on_step, on_epoch);
+  if (metric.rank_zero_only && rank_ > 0) return metric;
 
   std::int64_t weight = 1;
   if (options.batch_size) weight = *options.batch_size;
@@ -168,7 +173,8 @@ MetricLog::Entry& MetricLog::find_or_add(std::string_view name, const LogOptions
     Entry& metric = metrics_[at];
     if (metric.hook != point_ || metric.name != name) continue;
     check(metric.prog_bar == options.prog_bar && metric.logger == options.logger && metric.on_step == on_step &&
-              metric.on_epoch == on_epoch && metric.sync_dist == options.sync_dist && metric.reduce == reduce,
+              metric.on_epoch == on_epoch && metric.sync_dist == options.sync_dist &&
+              metric.rank_zero_only == options.rank_zero_only && metric.reduce == reduce,
           "log: {} was logged in {} before, with other options", name, info(point_).name);
     cursor_ = at + 1 < n ? at + 1 : 0;
     return metric;
@@ -181,6 +187,7 @@ MetricLog::Entry& MetricLog::find_or_add(std::string_view name, const LogOptions
               on_step,
               on_epoch,
               options.sync_dist,
+              options.rank_zero_only,
               reduce,
               false,
               0,
@@ -223,6 +230,7 @@ void MetricLog::end_evaluation_batch() {
 }
 
 void MetricLog::end_window() {
+  saw_batch_in_window_ = false;
   in_order([this] {
     for (Entry& m : metrics_) m.window = {};
   });

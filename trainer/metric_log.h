@@ -44,9 +44,10 @@ class MetricLog {
   /// `warn` is called for a batch whose tensors disagree about the number of samples.
   explicit MetricLog(std::function<void(const std::string&)> warn) : warn_(std::move(warn)) {}
 
-  /// How ranks tell each other what they logged: all ranks' texts, in order, for this one's. Called by publish_window
-  /// and publish_epoch.
-  void set_exchange(std::function<std::vector<std::string>(const std::string&)> exchange) {
+  /// This one of several ranks, and how they tell each other what they logged: all ranks' texts, in order, for this
+  /// one's. Called by publish_window and publish_epoch.
+  void set_exchange(int rank, std::function<std::vector<std::string>(const std::string&)> exchange) {
+    rank_ = rank;
     exchange_ = std::move(exchange);
   }
 
@@ -102,8 +103,9 @@ class MetricLog {
   /// The window's values with sync_dist become those of all ranks, for a row.
   void publish_window();
   void end_window();
-  /// Epoch values so far: into the maps; those with sync_dist, of all ranks. Throws Error on all of them, with name and
-  /// rank, if one of them logged no such metric, although it had a batch.
+  /// Epoch values so far: into the maps; those with sync_dist, of all ranks. callback_metrics becomes that of rank 0.
+  /// Throws Error on all of them, with name and rank, if one of them logged no such metric, although it had a batch; so
+  /// does publish_window.
   void publish_epoch(Loop loop);
   /// Forgets them: the next epoch begins.
   void end_epoch(Loop loop);
@@ -122,6 +124,9 @@ class MetricLog {
   /// Which loop a metric of an epoch is of; none: there is no such metric.
   Loop loop_of(std::string_view epoch_name) const;
 
+  /// The newest value of a metric that decides something, or null. Throws ConfigError for one with rank_zero_only; one
+  /// without sync_dist is worth a warning, of several ranks.
+  const double* monitored(std::string_view name);
   /// The newest values: of all metrics, of those for loggers, and of those for the progress bar.
   const MetricMap& callback_metrics() {
     flush();
@@ -141,7 +146,7 @@ class MetricLog {
   struct Saved {
     std::string name;
     HookPoint hook;
-    bool prog_bar, logger, on_step, on_epoch, sync_dist;
+    bool prog_bar, logger, on_step, on_epoch, sync_dist, rank_zero_only;
     Reduce reduce;
     bool fresh;
     double step_value, step_weight;
@@ -163,6 +168,7 @@ class MetricLog {
     Reduction of_all_ranks{};
     std::vector<double> sums_of_all_ranks{};
     std::vector<bool> loaders{};  // that logged it; none: it was not for a batch
+    bool is_called(std::string_view key) const { return key == name || key == step_name || key == epoch_name; }
     bool has_epoch_value() const { return epoch.count > 0 || of_all_ranks.count > 0; }
     double epoch_value() const;
     std::vector<double> sums_now() const;
@@ -170,6 +176,7 @@ class MetricLog {
   };
   template <class F>
   void exchange(Loop loop, Reduction Saved::*part, const F& take);
+  void take_callback_metrics_of_rank_zero();
   template <class F>
   void with_loader(std::string_view name, const LogOptions& options, const F& f);
   // What happens when a value is there.
@@ -185,6 +192,7 @@ class MetricLog {
   Entry& add(Saved metric);
 
   std::function<void(const std::string&)> warn_;
+  int rank_ = 0;
   std::function<std::vector<std::string>(const std::string&)> exchange_;
   std::vector<Entry> metrics_;  // in the order of their first logging
   std::size_t cursor_ = 0;      // where the next one is expected
@@ -193,6 +201,7 @@ class MetricLog {
   bool ignores_ = false, ignored_ = false;
   bool has_batch_ = false;
   std::array<bool, 4> saw_batch_{};  // of a loop's epoch
+  bool saw_batch_in_window_ = false;
   std::optional<std::int64_t> dataloader_idx_;
   std::int64_t batch_size_ = 0;  // 0: the batch has no tensor
   MetricMap callback_, logged_, bar_;

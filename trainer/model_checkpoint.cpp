@@ -175,7 +175,7 @@ ModelCheckpoint::Change ModelCheckpoint::save_top_k(Trainer& trainer) {
   double score = none;
   if (!options_.monitor.empty()) {
     const MetricMap& metrics = trainer.callback_metrics();
-    const double* value = metrics.find(options_.monitor);
+    const double* value = trainer.monitored(options_.monitor);
     if (!value) {
       // Before the first check it may still come.
       check<ConfigError>(trainer.num_val_batches() > 0 && trainer.num_checks() == 0,

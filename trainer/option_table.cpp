@@ -62,7 +62,7 @@ OptionTable table_of(TrainerOptions& o) {
       {"gradient_clip_norm_type", &o.gradient_clip_norm_type, "p of the norm; inf: the largest magnitude"},
       {"gradient_clip_group_vals", &o.gradient_clip_group_vals, "a limit for the norm of each parameter group"},
       {"log_grad_norm", &o.log_grad_norm, "of all gradients, before clipping, as grad_norm"},
-      {"on_bad_number", &o.on_bad_number, "of losses or gradients that are not finite: ignore, stop, skip or rollback"},
+      {"on_bad_number", &o.on_bad_number, "of losses or gradients that are not finite: ignore, error, stop, skip or rollback"},
       {"handle_signals", &o.handle_signals, "SIGINT and SIGTERM end a fit after the batch that runs"},
       {"requeue", &o.requeue, "a Slurm job that gets requeue_signal is saved, run again, and goes on"},
       {"requeue_signal", &o.requeue_signal, "SIGUSR1, SIGUSR2, SIGHUP or SIGTERM"},

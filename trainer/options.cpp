@@ -222,9 +222,9 @@ TrainerOptions resolve(TrainerOptions o) {
   requeue_signal_named(o.requeue_signal);
   check<ConfigError>(o.on_save_error == "throw" || o.on_save_error == "warn",
                      "on_save_error: expected throw or warn, got \"{}\"", o.on_save_error);
-  constexpr std::string_view policies[] = {"ignore", "stop", "skip", "rollback"};
+  constexpr std::string_view policies[] = {"ignore", "error", "stop", "skip", "rollback"};
   check<ConfigError>(std::ranges::find(policies, o.on_bad_number) != std::end(policies),
-                     "on_bad_number: expected ignore, stop, skip or rollback, got \"{}\"", o.on_bad_number);
+                     "on_bad_number: expected ignore, error, stop, skip or rollback, got \"{}\"", o.on_bad_number);
 
   const bool has_time = o.max_time || has<Timer>(o);
   if (!o.max_epochs) o.max_epochs = o.max_steps == -1 && !has_time ? 1000 : -1;

@@ -114,8 +114,9 @@ struct TrainerOptions {
   bool log_grad_norm = false;
   bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
   /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
-  /// "stop": training ends before they change a weight. "skip": their accumulation window is dropped, at most ten in a
-  /// row. "rollback": the same, and all goes on from the newest checkpoint, from each one once.
+  /// "error": an Error names the batch before they change a weight. "stop": training ends there. "skip": their
+  /// accumulation window is dropped, at most ten in a row. "rollback": the same, and all goes on from the newest
+  /// checkpoint, from each one once.
   std::string on_bad_number = "ignore";
   /// SIGINT and SIGTERM end a fit after the batch that runs, with `last` written if there is a ModelCheckpoint; a
   /// second one has its usual effect. Of several ranks any one's counts. False: signals do what they do.

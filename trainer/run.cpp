@@ -42,6 +42,10 @@ void make_optimizers(TrainerState& s) {
   check<ConfigError>(s.automatic || (*o.gradient_clip_val == 0 && o.gradient_clip_group_vals.empty()),
                      "gradient_clip_val: expected 0 with manual optimization, got {}; call clip_gradients before step",
                      *o.gradient_clip_val);
+  check<ConfigError>(
+      s.automatic || !o.log_grad_norm,
+      "log_grad_norm: expected false with manual optimization, got true; log optimizer.grad_norm() after "
+      "a step");
   check<ConfigError>(s.automatic || o.on_bad_number == "ignore",
                      "on_bad_number: expected ignore with manual optimization, got {}; training_step can look at its "
                      "losses",

@@ -24,8 +24,9 @@ struct LogOptions {
   std::optional<bool> on_epoch = {};
   std::string_view reduce = "mean";  ///< over the epoch (and an accumulation window): mean, sum, min, max
   /// Of several ranks: reduces the epoch's value, and those in rows of steps, over all of them, which must all log it;
-  /// else each keeps its own, and rank 0's is written.
+  /// else rank 0's is written, and is what all ranks' callbacks and schedules see when an epoch or a check ends.
   bool sync_dist = false;
+  bool rank_zero_only = false;  ///< only rank 0 keeps it; nothing can monitor it
   /// In an evaluation over several loaders: adds "/dataloader_idx_<i>" to the name. False: their values are reduced
   /// together.
   bool add_dataloader_idx = true;

@@ -125,6 +125,9 @@ void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& 
 void Trainer::log(std::string_view name, Metric& metric, const LogOptions& options) {
   state_->log.log(name, metric, options);
 }
+void Trainer::log_dict(const MetricMap& values, const LogOptions& options) {
+  for (const auto& [name, value] : values) log(name, value, options);
+}
 void Trainer::stop() { state_->stop_requested = true; }
 bool Trainer::should_stop() const { return state_->stop_requested; }
 
@@ -223,6 +226,7 @@ Device Trainer::device() const { return state_->device; }
 const MetricMap& Trainer::callback_metrics() const { return state_->log.callback_metrics(); }
 const MetricMap& Trainer::logged_metrics() const { return state_->log.logged_metrics(); }
 const MetricMap& Trainer::progress_bar_metrics() const { return state_->log.progress_bar_metrics(); }
+const double* Trainer::monitored(std::string_view name) { return state_->log.monitored(name); }
 const std::vector<Shared<Callback>>& Trainer::callbacks() const { return state_->callbacks; }
 const std::vector<Shared<Logger>>& Trainer::loggers() const { return state_->loggers; }
 std::filesystem::path Trainer::log_dir() const {

@@ -172,6 +172,8 @@ class Trainer {
   /// The batch's value for a step, and the metric's own for an epoch, after which it is set to zero. Throws Error for
   /// one that is logged under another name; a metric that was not updated is left out, with a warning.
   void log(std::string_view name, Metric& metric, const LogOptions& options = {});
+  /// Records several with the same options.
+  void log_dict(const MetricMap& values, const LogOptions& options = {});
   /// Ends training after this batch (and its accumulation window), once min_epochs and min_steps are reached. May be
   /// called from any thread.
   void stop();
@@ -247,6 +249,9 @@ class Trainer {
   const MetricMap& callback_metrics() const;
   const MetricMap& logged_metrics() const;
   const MetricMap& progress_bar_metrics() const;
+  /// The value of a metric that decides something, or null: of several ranks rank 0's, with a warning unless it was
+  /// logged with sync_dist. Throws ConfigError for one that was logged with rank_zero_only.
+  const double* monitored(std::string_view name);
 
   const std::vector<Shared<Callback>>& callbacks() const;
   const std::vector<Shared<Logger>>& loggers() const;

@@ -80,7 +80,7 @@ TrainerState::TrainerState(Trainer& of, TrainerOptions given)
       log([this](const std::string& text) { console.warn(text); }),
       generator(seed) {
   if (options.barebones) log.ignore();
-  if (world) log.set_exchange([this](const std::string& mine) { return from_all_ranks("trainer/log", mine); });
+  if (world) log.set_exchange(rank(), [this](const std::string& mine) { return from_all_ranks("trainer/log", mine); });
   check<ConfigError>(!world || !options.sync_batchnorm,
                      "sync_batchnorm: statistics of all ranks' batches are not in this build; expected false with {} "
                      "ranks, got true",
@@ -96,6 +96,13 @@ bool TrainerState::any_rank(bool here) const {
   const Tensor any = scalar(here ? 1 : 0, {.dtype = DType::f64, .device = world->group().device()});
   world->group().all_reduce(any, ReduceOp::max);
   return any.item() > 0;
+}
+
+void TrainerState::take_from_rank_zero(std::span<double> numbers) const {
+  if (!world) return;
+  const Tensor all = tensor(numbers, {std::ssize(numbers)}, {.dtype = DType::f64, .device = world->group().device()});
+  world->group().broadcast(all);
+  std::ranges::copy(all.to_vector(), numbers.begin());
 }
 
 std::array<double, 4> TrainerState::end_requests() const {

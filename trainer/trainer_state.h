@@ -85,6 +85,8 @@ struct TrainerState {
   bool should_stop() const { return world ? stop_agreed : stop_requested.load(); }
   /// Whether it is so on any rank; they all call it.
   bool any_rank(bool here) const;
+  /// Numbers that are to be rank 0's; all ranks call it.
+  void take_from_rank_zero(std::span<double> numbers) const;
   /// What this rank wants: a stop, an end by SIGINT, by SIGTERM, its job run again; 1 for each.
   std::array<double, 4> end_requests() const;
   /// Takes note of the sums of these over the ranks.

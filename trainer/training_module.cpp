@@ -41,6 +41,9 @@ void TrainingModule::log(std::string_view name, const Tensor& value, const LogOp
 void TrainingModule::log(std::string_view name, Metric& metric, const LogOptions& options) {
   trainer().log(name, metric, options);
 }
+void TrainingModule::log_dict(const MetricMap& values, const LogOptions& options) {
+  trainer().log_dict(values, options);
+}
 
 void TrainingModule::clip_gradients(optim::Optimizer& optimizer, double value, std::string_view algorithm) {
   const TrainerOptions& options = trainer().options();
@@ -70,7 +73,7 @@ void StepContext::log(std::string_view name, Metric& metric, const LogOptions& o
   trainer_->log(name, metric, options);
 }
 void StepContext::log_dict(const MetricMap& values, const LogOptions& options) {
-  for (const auto& [name, value] : values) trainer_->log(name, value, options);
+  trainer_->log_dict(values, options);
 }
 void StepContext::set_weight(double items) {
   check(std::isfinite(items) && items >= 0, "set_weight: expected a number of items from 0 on, got {}", items);

@@ -157,6 +157,7 @@ class TrainingModule : public nn::Module {
   void log(std::string_view name, double value, const LogOptions& options = {});
   void log(std::string_view name, const Tensor& value, const LogOptions& options = {});
   void log(std::string_view name, Metric& metric, const LogOptions& options = {});
+  void log_dict(const MetricMap& values, const LogOptions& options = {});
   /// Makes the optimizer's next step clip gradients: to a norm, by value, or before it what is adaptive or by group. 0:
   /// no limit. Throws ConfigError for something else than the Trainer's gradient_clip_val and gradient_clip_algorithm,
   /// where those are set; its other options for clipping are taken in any case.

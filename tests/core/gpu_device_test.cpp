@@ -201,7 +201,7 @@ Trained train(Device device, const MakeOptimizer& make, std::optional<DType> pre
     optimizer->zero_grad();
     result.losses.push_back(loss.item());
   }
-  EXPECT_GT(optimizer->grad_norm(), 0);
+  EXPECT_GT(optimizer->grad_norm().item(), 0);
   EXPECT_LT(result.losses.back(), result.losses.front());
   result.model = net.state_dict();
   result.optimizer = optimizer->state_dict();

@@ -31,7 +31,7 @@ TEST(GradScaler, UnscalesInTheStep) {
   EXPECT_EQ(p.grad().to_vector(), Doubles({256, 256})) << "scaled until the step";
   sgd.step({.scaler = &scaler});
   EXPECT_EQ(p.to_vector(), Doubles({0.75, 1.75}));
-  EXPECT_NEAR(sgd.grad_norm(), 0.25 * std::sqrt(2), 1e-12);
+  EXPECT_NEAR(sgd.grad_norm().item(), 0.25 * std::sqrt(2), 1e-12);
   EXPECT_FALSE(scaler.found_inf());
 }
 

@@ -210,33 +210,50 @@ TEST(EarlyStopping, BeginsAnewInEachFit) {
   for (int i = 0; i < 2; ++i) EXPECT_EQ(trainer.fit(probe, counting_loader(1)).epochs, 4);
 }
 
+TEST(EarlyStopping, RefusesAMetricThatOnlyTheFirstRankKeeps) {
+  Probe probe;
+  probe.in_validation_step = [](const Batch&, StepContext& step) { step.log("v", 1, {.rank_zero_only = true}); };
+  Trainer trainer(quiet({.max_epochs = 1, .callbacks = {EarlyStopping({.monitor = "v"})}}));
+  const std::string text = message_of<ConfigError>([&] { trainer.fit(probe, counting_loader(1), counting_loader(1)); });
+  EXPECT_TRUE(text.starts_with("monitor: v is logged with rank_zero_only")) << text;
+}
+
 #if ANNEAL_HAS_GLOO
 
-// The first rank's metric is constant, and of one validation sample no other has any.
-std::string fit_on_rank(const std::vector<double>& others, std::int64_t samples) {
+// Each rank logs a value of its own; of one validation sample only the first has any.
+std::string fit_on_rank(const std::vector<double>& first, const std::vector<double>& others, std::int64_t samples) {
   const auto stopper = std::make_shared<EarlyStopping>(EarlyStoppingOptions{.monitor = "v"});
-  Trainer trainer(quiet({.failure_timeout = 10 * anneal::testing::time_scale(),
-                         .max_epochs = 9,
-                         .num_sanity_val_steps = 0,
-                         .callbacks = {stopper}}));
+  TrainerOptions options = quiet({.failure_timeout = 10 * anneal::testing::time_scale(),
+                                  .max_epochs = 5,
+                                  .num_sanity_val_steps = 0,
+                                  .callbacks = {stopper}});
+  std::string text;
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer trainer(options);
   Probe probe;
   probe.in_validation_step = [&](const Batch&, StepContext& step) {
     const auto epoch = static_cast<std::size_t>(step.current_epoch());
-    step.log("v", trainer.is_global_zero() ? 1 : others.at(epoch));
+    step.log("v", (trainer.is_global_zero() ? first : others).at(epoch));
   };
   const FitResult result = trainer.fit(probe, counting_loader(4), counting_loader(samples));
-  return format("{} {}, ", result.epochs, result.reason);
+  const std::size_t warning = text.find("v is logged without sync_dist");
+  EXPECT_EQ(warning != std::string::npos, trainer.is_global_zero());
+  if (trainer.is_global_zero()) { EXPECT_EQ(text.find("v is logged without sync_dist", warning + 1), text.npos); }
+  return format("{} {} {}, ", result.epochs, result.reason, stopper->wait_count());
 }
 
 const anneal::testing::RankFunction stop_ranks("early_stopping", [] {
-  const std::string text = fit_on_rank({2, nan}, 2) + fit_on_rank({}, 1);
+  const std::string text = fit_on_rank({1, 1, 1, 1}, {5, 4, 3, 2}, 2) +          //
+                           fit_on_rank({5, 4, 3, 2, 1}, {1, nan, 1, 1, 1}, 2) +  //
+                           fit_on_rank({1, 1, 1, 1}, {}, 1);
   std::fputs(text.c_str(), stderr);
-  return 0;
+  return ::testing::Test::HasFailure() ? 1 : 0;
 });
 
-TEST(EarlyStopping, AnyRankEndsTrainingOnAll) {
+TEST(EarlyStopping, TheFirstRanksMetricDecides) {
   const auto results = anneal::testing::spawn_ranks(2, "early_stopping", {}, std::chrono::seconds(60));
-  for (const auto& rank : results.ranks) EXPECT_EQ(rank.err, "2 stopped, 4 stopped, ");
+  for (const auto& rank : results.ranks) EXPECT_EQ(rank.err, "4 stopped 3, 5 max_epochs 0, 4 stopped 3, ");
+  EXPECT_EQ(results.codes(), std::vector<int>({0, 0}));
 }
 
 #endif

@@ -202,6 +202,19 @@ TEST(BadNumbers, Stop) {
   }
 }
 
+TEST(BadNumbers, AnErrorNamesTheBatch) {
+  for (const bool only_gradient : {false, true}) {
+    Bad module({2}, only_gradient);
+    const TrainerOptions options = quiet({.max_epochs = 1, .on_bad_number = "error"});
+    const std::string text = message_of<Error>([&] { Trainer(options).fit(module, counting_loader(5)); });
+    EXPECT_TRUE(
+        text.starts_with(only_gradient ? "on_bad_number: gradients are not finite" : "on_bad_number: a loss is"))
+        << text;
+    EXPECT_NE(text.find("batch 2 of epoch 0"), std::string::npos) << text;
+    EXPECT_NEAR(module.weight.item(), -0.1 * (1 + 2), 1e-6) << "as the good ones left it";
+  }
+}
+
 TEST(BadNumbers, SkippedOnesAreAsIfTheyWereNotThere) {
   for (const bool only_gradient : {false, true}) {
     Bad module({2}, only_gradient);

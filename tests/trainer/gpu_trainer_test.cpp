@@ -126,6 +126,7 @@ TEST(LoggingOnGpu, WaitsInNoStep) {
                      .log_every_n_steps = 10,
                      .accumulate_grad_batches = 2,
                      .gradient_clip_val = 0.5,
+                     .log_grad_norm = true,
                      .logger = logger,
                      .callbacks = {count, ProgressBar({.refresh_rate = 1})},
                      .enable_checkpointing = false,

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "anneal/tests/expect.h"
 #include "anneal/tests/trainer/support.h"
 
 namespace anneal_test {
@@ -91,6 +92,28 @@ TEST(Rows, AKeyNamedStepIsTheirPlace) {
   EXPECT_EQ(run.rows->rows, (Texts{"0: step=0", "100: step=100", "200: step=200"}));
 }
 
+TEST(Rows, AKeyNamedEpochIsItsColumn) {
+  Logged run({.max_epochs = 1, .log_every_n_steps = 1});
+  run.fit(1, [](const Batch&, StepContext& step) { step.log("epoch", 7); });
+  EXPECT_EQ(run.rows->rows, Texts{"1: epoch=7"});
+}
+
+TEST(Rows, OneIsWrittenWhereTrainingIsAskedToEnd) {
+  Logged run({.max_epochs = 1, .log_every_n_steps = 3, .accumulate_grad_batches = 2});
+  run.fit(8, [](const Batch&, StepContext& step) {
+    step.log("a", index(step));
+    if (step.batch_idx() == 2) step.trainer().stop();
+  });
+  EXPECT_EQ(run.rows->rows, Texts{"2: a=2.5 epoch=0"});
+}
+
+TEST(Rows, OfBatchesOfChecksAreCountedOverTheRun) {
+  Logged run({.max_epochs = 2, .num_sanity_val_steps = 2, .log_every_n_steps = 2});
+  const LogOptions options{.on_step = true, .on_epoch = false};
+  run.fit(1, nullptr, 3, [&](const Batch&, StepContext& step) { step.log("v", index(step), options); });
+  EXPECT_EQ(run.rows->rows, (Texts{"2: v=1", "4: v=0", "6: v=2"}));
+}
+
 TEST(Rows, OfTestAndItsResult) {
   Logged run({.max_epochs = 1, .log_every_n_steps = 1});
   run.probe.in_test_step = [](const Batch&, StepContext& step) { step.log("t", index(step), {.on_step = true}); };
@@ -131,7 +154,7 @@ TEST(Reductions, OverTheEpoch) {
   EXPECT_EQ(reduced("min"), 0);
   EXPECT_EQ(reduced("sum"), 10);
   EXPECT_EQ(reduced("mean"), 2);
-  EXPECT_NE(message_of<Error>([&] { reduced("median"); }).find("median"), std::string::npos);
+  anneal::testing::expect_contains(message_of<Error>([&] { reduced("median"); }), "log a Metric instead");
 }
 
 TEST(Reductions, MeansAreWeightedByBatchSize) {
@@ -147,6 +170,23 @@ TEST(Reductions, MeansAreWeightedByBatchSize) {
   };
   EXPECT_DOUBLE_EQ(mean_of({}), 0.2);
   EXPECT_DOUBLE_EQ(mean_of(1), 0.5);
+}
+
+TEST(Reductions, TensorsOfOtherSizesThanTheFirstAreWarnedOf) {
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1});
+  options.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) {
+    step.log("a", index(step), {.on_step = false, .on_epoch = true});
+  };
+  const Transform add = [](Batch& batch, Generator&) { batch.set("y", zeros({7})); };
+  Trainer trainer(options);
+  trainer.fit(probe, DataLoader(TensorDataset{{"x", zeros({3, 1})}}, {.batch_size = 2, .transform = add}));
+  EXPECT_DOUBLE_EQ(trainer.callback_metrics()["a"], 1.0 / 3);
+  const std::size_t warning = text.find("different first dimensions");
+  EXPECT_NE(warning, std::string::npos);
+  EXPECT_EQ(text.find("different first dimensions", warning + 1), std::string::npos) << "once: " << text;
 }
 
 TEST(Log, LevelsAndNames) {
@@ -188,6 +228,27 @@ TEST(Log, TheSameKeyTwiceInOneHook) {
                Error);
 }
 
+TEST(Log, TheSameKeyInTwoHooksIsTwoMetricsOfWhichTheLaterCounts) {
+  const LogOptions both{.on_epoch = true};
+  Logged run({.max_epochs = 1, .log_every_n_steps = 1, .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t i) {
+                                                         t.log("a", i == 0 ? 10 : 20, both);
+                                                       })}});
+  run.fit(2, [&](const Batch&, StepContext& step) { step.log("a", index(step), both); });
+  EXPECT_EQ(run.trainer.callback_metrics()["a_step"], 20);
+  EXPECT_EQ(run.trainer.callback_metrics()["a_epoch"], 15) << "not the mean of all four";
+  EXPECT_EQ(run.rows->rows, (Texts{"1: a_step=10 epoch=0", "2: a_step=20 epoch=0", "2: a_epoch=15 epoch=0"}));
+}
+
+TEST(Log, MapsAreEmptyWhenAFitBegins) {
+  Logged run;
+  run.fit(1, [](const Batch&, StepContext& step) { step.log("a", 1, {.prog_bar = true}); });
+  EXPECT_EQ(run.trainer.progress_bar_metrics()["a"], 1);
+  run.fit(1, [](const Batch&, StepContext& step) { step.log("b", 1, {.prog_bar = true}); });
+  for (const MetricMap* map :
+       {&run.trainer.callback_metrics(), &run.trainer.logged_metrics(), &run.trainer.progress_bar_metrics()})
+    EXPECT_EQ(names(*map), Texts{"b"});
+}
+
 TEST(Log, Values) {
   Logged run;
   run.fit(1, [](const Batch&, StepContext& step) {
@@ -201,40 +262,10 @@ TEST(Log, Values) {
   EXPECT_THROW(Logged().fit(1, [](const Batch&, StepContext& step) { step.log("two", zeros({2})); }), Error);
   EXPECT_THROW(Logged().fit(1, [](const Batch&, StepContext& step) { step.log("none", 1, {.on_step = false}); }),
                Error);
-}
-
-// Logs in one hook of the callback, by name.
-struct LogIn : Callback {
-  explicit LogIn(std::string where, bool on_step = false) : where(std::move(where)), on_step(on_step) {}
-  std::string where;
-  bool on_step;
-  void at(Trainer& trainer, const char* hook) {
-    if (where == hook) trainer.log("k", 5, {.on_step = on_step ? std::optional(true) : std::nullopt});
-  }
-  void setup(Trainer& t, TrainingModule&, Stage) override { at(t, "setup"); }
-  void on_fit_start(Trainer& t, TrainingModule&) override { at(t, "on_fit_start"); }
-  void on_fit_end(Trainer& t, TrainingModule&) override { at(t, "on_fit_end"); }
-  void on_train_start(Trainer& t, TrainingModule&) override { at(t, "on_train_start"); }
-  void on_train_end(Trainer& t, TrainingModule&) override { at(t, "on_train_end"); }
-  void on_train_epoch_end(Trainer& t, TrainingModule&) override { at(t, "on_train_epoch_end"); }
-  void on_validation_epoch_end(Trainer& t, TrainingModule&) override { at(t, "on_validation_epoch_end"); }
-  void on_validation_end(Trainer& t, TrainingModule&) override { at(t, "on_validation_end"); }
-};
-
-TEST(Log, Where) {
-  const auto log_in = [](const char* hook, bool on_step = false) {
-    Trainer trainer(quiet({.max_epochs = 1, .callbacks = {LogIn(hook, on_step)}}));
-    Probe probe;
-    trainer.fit(probe, counting_loader(1), counting_loader(1));
-    return trainer.callback_metrics()["k"];
-  };
-  for (const char* hook : {"setup", "on_fit_start", "on_train_end", "on_validation_end", "on_fit_end"})
-    EXPECT_NE(message_of<Error>([&] { log_in(hook); }).find(hook), std::string::npos) << hook;
-  for (const char* hook : {"on_train_start", "on_train_epoch_end", "on_validation_epoch_end"})
-    EXPECT_EQ(log_in(hook), 5) << hook;
-  EXPECT_THROW(log_in("on_train_epoch_end", true), Error);
-  Trainer trainer(quiet({.max_epochs = 1}));
-  EXPECT_THROW(trainer.log("k", 1), Error);
+  EXPECT_THROW(
+      Logged().fit(1, [](const Batch&,
+                         StepContext& step) { step.log("whose", 1, {.sync_dist = true, .rank_zero_only = true}); }),
+      Error);
 }
 
 TEST(Csv, ColumnsAreSortedAndGrow) {

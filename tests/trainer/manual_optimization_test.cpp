@@ -123,6 +123,7 @@ TEST(ManualOptimization, ContradictionsAreNamed) {
   };
   EXPECT_EQ(message({.accumulate_grad_batches = 2}).find("accumulate_grad_batches"), 0U);
   EXPECT_EQ(message({.gradient_clip_val = 1}).find("gradient_clip_val"), 0U);
+  EXPECT_EQ(message({.log_grad_norm = true}).find("log_grad_norm"), 0U);
   EXPECT_EQ(message({.gradient_clip_val = 0}), "");
 
   struct Automatic : Pair {

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -141,7 +142,7 @@ TEST_P(Ranks, GiveTheWeightsOfOneProcess) {
     }
   }
 }
-INSTANTIATE_TEST_SUITE_P(Accumulation, Ranks, ::testing::Values(1, 3));
+INSTANTIATE_TEST_SUITE_P(Accumulation, Ranks, ::testing::Values(1, 2, 3));
 
 const RankFunction train_misfits("misfits", [] {
   Trainer trainer(options_of(1));
@@ -263,42 +264,66 @@ TEST(RanksOf, UnfreezeTogether) {
   EXPECT_EQ(results.ranks[0].err, results.ranks[1].err);
 }
 
-// With dropout, whose masks are each rank's own. The files are rank 0's; the other learns which is the best.
+// With dropout, whose masks are each rank's own. The files are rank 0's; the other learns which is the best. It may
+// get a signal in one batch of the run.
 const RankFunction train_in_parts("resumes", [] {
   const std::filesystem::path folder = std::getenv("TEST_FOLDER");
   const auto best = std::make_shared<ModelCheckpoint>(
       ModelCheckpointOptions{.dirpath = folder, .monitor = "val_loss", .save_last = true});
-  TrainerOptions options = options_of(1);
+  TrainerOptions options = options_of(from_environment("TEST_ACCUMULATE", 1));
   options.max_steps = -1;
   options.max_epochs = from_environment("TEST_EPOCHS", 4);
+  options.handle_signals = true;
   options.callbacks = {best};
   options.enable_checkpointing = true;
+  struct Signalled : Net {
+    using Net::Net;
+    Tensor training_step(const Batch& batch, StepContext& step) override {
+      const bool now = trainer().total_batch_idx() == from_environment("TEST_SIGNAL_AT", -1);
+      if (now && trainer().global_rank() == 1) std::raise(SIGTERM);
+      return Net::training_step(batch, step);
+    }
+  };
   Trainer trainer(options);
   manual_seed(7);
-  Net net(7, 0.4);
+  Signalled net(7, 0.4);
   const char* const resume = std::getenv("TEST_RESUME");
-  trainer.fit(net, loader(2, true), loader(2, false), {.resume = resume ? resume : ""});
+  const FitResult result = trainer.fit(net, loader(2, true), loader(2, false), {.resume = resume ? resume : ""});
   if (!std::filesystem::exists(best->best_model_path())) return 2;
+  if (result.signal != (std::getenv("TEST_SIGNAL_AT") ? SIGTERM : 0)) return 3;
   std::fputs(describe(net, trainer).c_str(), stderr);
   return 0;
 });
 
-TEST(RanksOf, ResumeToTheBit) {
-  const std::filesystem::path folder =
-      std::filesystem::temp_directory_path() / format("anneal_ranks_{}", std::random_device()());
-  const auto run = [&](const char* name, int epochs, const char* resume) {
-    Variables variables{{"TEST_FOLDER", (folder / name).string()}, {"TEST_EPOCHS", std::to_string(epochs)}};
-    if (resume) variables["TEST_RESUME"] = resume;
+class RanksThatResume : public ::testing::Test {
+ protected:
+  // What both ranks have in the end.
+  std::string run(const char* name, Variables variables) const {
+    variables["TEST_FOLDER"] = (folder / name).string();
     const RankResults results = spawn_ranks(2, "resumes", variables, std::chrono::seconds(60));
     EXPECT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
     EXPECT_EQ(results.ranks[0].err, results.ranks[1].err);
     return results.ranks[0].err;
-  };
-  const std::string whole = run("whole", 4, nullptr);
-  const std::string half = run("parts", 2, nullptr);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder); }
+
+  const std::filesystem::path folder =
+      std::filesystem::temp_directory_path() / format("anneal_ranks_{}", std::random_device()());
+};
+
+TEST_F(RanksThatResume, GoOnToTheBit) {
+  const std::string whole = run("whole", {});
+  const std::string half = run("parts", {{"TEST_EPOCHS", "2"}});
   EXPECT_NE(half, whole);
-  EXPECT_EQ(run("parts", 4, "last"), whole);
-  std::filesystem::remove_all(folder);
+  EXPECT_EQ(run("parts", {{"TEST_RESUME", "last"}}), whole);
+}
+
+// In the second epoch's second batch, of nine in windows of three.
+TEST_F(RanksThatResume, GoOnFromASignalToOneOfThem) {
+  const std::string whole = run("whole", {{"TEST_ACCUMULATE", "3"}});
+  const std::string part = run("parts", {{"TEST_ACCUMULATE", "3"}, {"TEST_SIGNAL_AT", "10"}});
+  EXPECT_NE(part, whole);
+  EXPECT_EQ(run("parts", {{"TEST_ACCUMULATE", "3"}, {"TEST_RESUME", "last"}}), whole);
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
-// What ranks tell each other: values of metrics, and predictions. Rows C-196 and C-198.
+// What ranks tell each other: values of metrics, predictions, and what happened to one of them. Rows C-196 and C-198.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <string>
 
 #include "anneal/tests/dist/spawn_ranks.h"
@@ -59,24 +61,165 @@ const RankFunction log_on_one("logs_on_one", [] {
   return 0;
 });
 
+const RankFunction log_step_on_one("logs_step_on_one", [] {
+  Trainer trainer(quiet({.max_epochs = 1, .log_every_n_steps = 2}));
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) {
+    if (step.trainer().global_rank() == 0) step.log("lonely", 1, {.sync_dist = true});
+  };
+  trainer.fit(probe, counting_loader(4));
+  return 0;
+});
+
 TEST(RanksTogether, AKeyThatOneDoesNotLogIsAnErrorOnAll) {
-  const RankResults results = spawn_ranks(2, "logs_on_one", {}, std::chrono::seconds(10));
-  EXPECT_EQ(results.codes(), std::vector<int>({1, 1}));
-  for (const auto& rank : results.ranks)
-    EXPECT_NE(rank.err.find("log: lonely was logged with sync_dist, but not on rank 1"), std::string::npos) << rank.err;
+  for (const char* function : {"logs_on_one", "logs_step_on_one"}) {
+    const RankResults results = spawn_ranks(2, function, {}, std::chrono::seconds(10));
+    EXPECT_EQ(results.codes(), std::vector<int>({1, 1})) << function;
+    for (const auto& rank : results.ranks)
+      EXPECT_NE(rank.err.find("log: lonely was logged with sync_dist, but not on rank 1"), std::string::npos)
+          << rank.err;
+  }
 }
 
-// One sample: the other rank has no batch, and nothing to log of it.
+// One sample: the other rank has no batch, and nothing to log of it. So it is with the third of training.
 const RankFunction log_one_sample("logs_one_sample", [] {
-  Trainer trainer(quiet({}));
+  Trainer trainer(quiet({.max_epochs = 1, .log_every_n_steps = 1}));
   Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) { step.log("loss", 1, {.sync_dist = true}); };
   probe.in_test_step = [](const Batch&, StepContext& step) { step.log("v", 3, {.sync_dist = true}); };
+  if (trainer.fit(probe, counting_loader(3)).global_step != 2) return 2;
   return trainer.test(probe, counting_loader(1))[0]["v"] == 3 ? 0 : 1;
 });
 
 TEST(RanksTogether, OneWithoutABatchNeedNotLog) {
   const RankResults results = spawn_ranks(2, "logs_one_sample", {}, std::chrono::seconds(30));
   EXPECT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
+}
+
+const RankFunction log_own("logs_own", [] {
+  Trainer trainer(quiet({.max_epochs = 1}));
+  Probe probe;
+  probe.in_training_step = [](const Batch&, StepContext& step) {
+    if (step.batch_idx() == 1 && step.trainer().callback_metrics().contains("step")) std::fputs("has step, ", stderr);
+    step.log("step", 1, {.rank_zero_only = true});
+  };
+  probe.in_validation_step = [](const Batch&, StepContext& step) {
+    const double rank = step.trainer().global_rank();
+    step.log("first", rank, {.rank_zero_only = true});
+    step.log("own", rank);
+    step.log("mean", rank, {.sync_dist = true});
+  };
+  trainer.fit(probe, counting_loader(4), counting_loader(2));
+  for (const auto& [name, value] : trainer.callback_metrics()) std::fprintf(stderr, "%s = %g, ", name.c_str(), value);
+  return 0;
+});
+
+TEST(RanksTogether, SeeTheFirstOnesMetricsButThoseItKeeps) {
+  const RankResults results = spawn_ranks(2, "logs_own", {}, std::chrono::seconds(30));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err;
+  EXPECT_EQ(results.ranks[0].err, "has step, step = 1, first = 0, own = 0, mean = 0.5, ");
+  EXPECT_EQ(results.ranks[1].err, "own = 0, mean = 0.5, ");
+}
+
+// The first one's metric does not get better, the other's does.
+const RankFunction look_at_own("looks_at_own", [] {
+  struct Module : Probe {
+    Interval interval = Interval::epoch;
+    OptimizerConfig configure_optimizers() override {
+      return {{.optimizer = optim::SGD(parameters(), {.lr = 1}),
+               .interval = interval,
+               .plateau = optim::PlateauOptions{.factor = 0.5, .patience = 0},
+               .monitor = "v"}};
+    }
+  } module;
+  for (const Interval interval : {Interval::epoch, Interval::step}) {
+    Trainer trainer(quiet({.max_epochs = 3}));
+    module.interval = interval;
+    module.in_training_step = [](const Batch&, StepContext& step) {
+      step.log("v", step.trainer().is_global_zero() ? 1.0 : -static_cast<double>(step.global_step()));
+    };
+    trainer.fit(module, counting_loader(4));
+    std::fprintf(stderr, "%g ", trainer.optimizer()->lr());
+  }
+  return 0;
+});
+
+TEST(RanksTogether, APlateauIsTheFirstOnes) {
+  const RankResults results = spawn_ranks(2, "looks_at_own", {}, std::chrono::seconds(30));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err;
+  for (const auto& rank : results.ranks) EXPECT_EQ(rank.err, "0.25 0.03125 ");
+}
+
+// What befalls the second of two ranks in batch 1 of 4. Of batch i the ranks' gradients are 2 i + 1 and 2 i + 2.
+struct Befallen : Probe {
+  explicit Befallen(std::string what) : what(std::move(what)) {}
+  std::string what;
+  double loss = 0, scale = 0;
+
+  Tensor training_step(const Batch& batch, StepContext& step) override {
+    const int rank = trainer().global_rank();
+    const Tensor own = sum(weight) * mean(batch["x"] + 1.0);
+    loss = own.item();
+    if (what == "weights") step.set_weight(rank == 0 ? 1 : 3);
+    if (step.batch_idx() != 1) return own;
+    if (what == "no loss on both") return {};
+    if (rank == 0) return own;
+    if (what == "a weight") step.set_weight(1);
+    if (what == "no loss") return {};
+    if (what == "a bad loss") return own * NAN;
+    if (what == "a bad gradient") return own + sum(sqrt(weight * 0.0));
+    if (what == "an overflow") return own * 1e38;
+    return own;
+  }
+  void on_before_backward(const Tensor& scaled) override { scale = scaled.item() / loss; }
+};
+
+void meet(const std::string& what, TrainerOptions options = {}) {
+  options.max_epochs = 1;
+  Trainer trainer(quiet(options));
+  Befallen module(what);
+  const FitResult result = trainer.fit(module, counting_loader(8));
+  std::string line = format("{}: {} steps, {}, {}", what, result.global_step,
+                            std::round(module.weight.item() * -1e4) / 1e3, result.reason);
+  if (trainer.bad_windows() > 0) line += format(", {} bad", trainer.bad_windows());
+  if (trainer.skipped_steps() > 0) line += format(", {} skipped, scale {}", trainer.skipped_steps(), module.scale);
+  std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+const RankFunction meet_things("meets_things", [] {
+  meet("nothing");
+  meet("no loss");
+  meet("no loss", {.accumulate_grad_batches = 2});
+  meet("no loss on both");
+  for (const char* what : {"a bad loss", "a bad gradient"}) {
+    meet(what, {.on_bad_number = "skip"});
+    meet(what, {.on_bad_number = "stop"});
+  }
+  meet("an overflow", {.precision = "16-mixed"});
+  meet("weights");
+  meet("a weight");
+  return 0;
+});
+
+// Gradients are means of both ranks': 1.5, 3.5, 5.5 and 7.5; in one window of two batches they are 2.5 and 6.5.
+TEST(RanksTogether, WhatBefallsOneIsWeighedForAll) {
+  const RankResults results = spawn_ranks(2, "meets_things", {}, std::chrono::seconds(60));
+  EXPECT_EQ(results.codes(), std::vector<int>({1, 1})) << "the last one";
+  const std::string expected =
+      "nothing: 4 steps, 18, max_epochs\n"
+      "no loss: 4 steps, 17.5, max_epochs\n"  // 3 in place of 3.5
+      "no loss: 2 steps, 8.5, max_epochs\n"   // (1 + 2 + 3) / 3 and 6.5
+      "no loss on both: 3 steps, 14.5, max_epochs\n"
+      "a bad loss: 3 steps, 14.5, max_epochs, 1 bad\n"
+      "a bad loss: 1 steps, 1.5, bad_number, 1 bad\n"
+      "a bad gradient: 3 steps, 14.5, max_epochs, 1 bad\n"
+      "a bad gradient: 1 steps, 1.5, bad_number, 1 bad\n"
+      "an overflow: 3 steps, 14.5, max_epochs, 1 skipped, scale 16384\n"  // half of it: a rank's share of the loss
+      "weights: 4 steps, 9, max_epochs\n";                                // sums, by 1 + 3
+  for (const auto& rank : results.ranks) {
+    EXPECT_EQ(rank.err.substr(0, expected.size()), expected);
+    EXPECT_NE(rank.err.find("set_weight: expected on all ranks or on none"), std::string::npos) << rank.err;
+  }
 }
 
 // A check goes on where the other rank has no batch any more; where both have, one can break it off for both.

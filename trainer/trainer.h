@@ -239,8 +239,8 @@ class Trainer {
   /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.
   void set_accumulate_grad_batches(std::int64_t batches);
   /// Computes BatchNorm's running statistics anew, for weights that were not trained as they are: means over an epoch
-  /// of the train loader, on which training_step runs in train mode without gradients, hooks and metrics.
-  /// torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
+  /// of the train loader, on which training_step runs in train mode without gradients, metrics and hooks but
+  /// on_swa_batch. torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
   void update_batch_norm();
   /// How checkpoints are written, read and removed.
   CheckpointIO& checkpoint_io() const;

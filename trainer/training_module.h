@@ -81,6 +81,7 @@ class TrainingModule : public nn::Module {
   virtual void on_before_backward(const Tensor& /*loss*/) {}
   virtual void on_after_backward() {}
   virtual void on_before_optimizer_step(optim::Optimizer&) {}
+  virtual void on_swa_batch(const Batch&, StepContext&) {}
 
   virtual void on_validation_start() {}
   virtual void on_validation_end() {}

@@ -130,17 +130,25 @@ TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
   Normed module;
   const DataLoader loader = counting_loader(3, 4);
   Values sums(8);  // of the weights at the epochs' ends
-  Trainer trainer(quiet({.precision = 64,
-                         .max_epochs = 3,
-                         .callbacks = {StochasticWeightAveraging({.swa_lr = 0.05, .swa_epoch_start = 1}),
-                                       LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
-                                         const Values weights = weights_of(module);
-                                         for (std::size_t i = 0; i < 8; ++i) sums[i] += weights.at(i);
-                                       }})}}));
+  std::vector<std::int64_t> passed;
+  Trainer trainer(
+      quiet({.precision = 64,
+             .max_epochs = 3,
+             .callbacks = {StochasticWeightAveraging({.swa_lr = 0.05, .swa_epoch_start = 1}),
+                           LambdaCallback({.on_swa_batch =
+                                               [&](Trainer& t, TrainingModule&, const Batch&, StepContext& step) {
+                                                 passed.push_back(step.batch_idx());
+                                                 EXPECT_EQ(t.global_step(), 9);
+                                               }}),
+                           LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
+                             const Values weights = weights_of(module);
+                             for (std::size_t i = 0; i < 8; ++i) sums[i] += weights.at(i);
+                           }})}}));
   const FitResult result = trainer.fit(module, loader);
   EXPECT_EQ(result.global_step, 9);
   EXPECT_EQ(result.epochs, 3);
   EXPECT_EQ(trainer.current_epoch(), 3);
+  EXPECT_EQ(passed, (std::vector<std::int64_t>{0, 1, 2}));
   for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(weights_of(module).at(i), sums[i] / 3, 1e-12) << i;
   EXPECT_EQ(module.norm.momentum(), 0.1);
   EXPECT_EQ(trainer.callback_metrics().contains("train_loss_epoch"), true);

@@ -54,9 +54,13 @@ void make_optimizers(TrainerState& s) {
       "return false, and step them in training_step",
       s.optimizers.size());
   if (s.optimizers.empty()) s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
-  for (const ActiveOptimizer& active : s.optimizers)
-    if (!s.automatic && (!active.entry().monitor.empty() || !active.entry().strict))
+  for (const ActiveOptimizer& active : s.optimizers) {
+    const OptimizerEntry& entry = active.entry();
+    if (!s.automatic && (!entry.monitor.empty() || !entry.strict))
       s.console.warn("monitor and strict mean nothing with manual optimization, where training_step moves schedules");
+    if (s.automatic && entry.schedule.is_for_steps() && entry.interval == Interval::epoch)
+      s.console.warn("a schedule that is meant to move with every step, such as one_cycle_lr, moves by epochs");
+  }
   for (ActiveOptimizer& active : s.optimizers)
     if (s.precision.autocast) active.optimizer().keep_twins(*s.precision.autocast);
   if (s.precision.scaled && !s.optimizers.empty()) s.scaler.emplace(o.grad_scaler.value_or(optim::GradScalerOptions{}));

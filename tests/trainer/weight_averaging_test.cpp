@@ -222,6 +222,23 @@ TEST(Schedules, KnowTheRunsNumbers) {
   } module;
   Trainer(quiet({.max_epochs = 3, .accumulate_grad_batches = 2})).fit(module, counting_loader(4));
   EXPECT_DOUBLE_EQ(module.last, 0.5);
+
+  struct OneCycle : Probe {
+    Interval interval = Interval::epoch;
+    OptimizerConfig configure_optimizers() override {
+      return {optim::SGD(parameters(), {.lr = 1}), optim::one_cycle_lr(optim::total_steps, {.cycle_momentum = false}),
+              interval};
+    }
+  } cycle;
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2, .limit_val_batches = 0});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer(options).fit(cycle, counting_loader(4));
+  EXPECT_NE(text.find("one_cycle_lr, moves by epochs"), std::string::npos) << text;
+  text.clear();
+  cycle.interval = Interval::step;
+  Trainer(options).fit(cycle, counting_loader(4));
+  EXPECT_EQ(text, "");
   EXPECT_THROW(Trainer(quiet({.max_epochs = -1})).fit(module, counting_loader(4)), ConfigError);
 }
 

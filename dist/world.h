@@ -39,6 +39,8 @@ class World {
   int rank() const { return store_->rank(); }
   int size() const { return store_->world_size(); }
   int local_rank() const { return local_rank_; }
+  /// This machine's number, where all have equally many ranks.
+  int node() const { return rank() / options_.local_ranks; }
   Store& store() { return *store_; }
   ProcessGroup& group() { return *group_; }
 

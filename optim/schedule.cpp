@@ -163,7 +163,7 @@ Schedule one_cycle_lr(Steps total_steps, OneCycleOptions o) {
     return rate.with_momentum(
         [=](std::int64_t step) { return cycle(o.max_momentum, o.base_momentum, o.max_momentum, step); });
   };
-  return when_known(make, total_steps);
+  return when_known(make, total_steps).for_steps();
 }
 
 Schedule cyclic_lr(double max_lr, CyclicOptions o) {

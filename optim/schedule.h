@@ -47,10 +47,19 @@ class Schedule {
   /// None: the optimizer's own.
   std::optional<double> momentum(std::int64_t step) const;
 
+  /// The same as one that is meant to move with every step: where it moves by epochs, a Trainer warns.
+  Schedule for_steps() const {
+    Schedule marked = *this;
+    marked.for_steps_ = true;
+    return marked;
+  }
+  bool is_for_steps() const { return for_steps_; }
+
  private:
   std::function<double(double, std::int64_t, std::size_t)> rate_;
   std::function<double(std::int64_t)> momentum_;
   std::function<Schedule(const RunNumbers&)> make_;
+  bool for_steps_ = false;
 };
 
 /// base

@@ -48,8 +48,11 @@ void update_batch_norm(TrainerState& s) {
     ++seen;
     for (nn::BatchNorm* norm : norms) norm->set_momentum(1 / static_cast<double>(seen));  // a mean of all
     StepContext step(s.trainer, i, 0, it.samples());
-    const Autocast autocast = s.autocast();
-    s.module->training_step(*it, step);
+    {
+      const Autocast autocast = s.autocast();
+      s.module->training_step(*it, step);
+    }
+    s.call(HookPoint::on_swa_batch, &Callback::on_swa_batch, &TrainingModule::on_swa_batch, *it, step);
   }
   for (std::size_t n = 0; n < norms.size(); ++n) norms[n]->set_momentum(momenta[n]);
   average_over_ranks(s, norms);

@@ -57,6 +57,9 @@ class Callback {
   /// Gradients are complete: the mean over the accumulation window.
   virtual void on_before_optimizer_step(Trainer&, TrainingModule&, optim::Optimizer&) {}
 
+  /// Trainer::update_batch_norm, as after weight averaging, has seen a batch: the one hook of its pass.
+  virtual void on_swa_batch(Trainer&, TrainingModule&, const Batch&, StepContext&) {}
+
   virtual void on_validation_start(Trainer&, TrainingModule&) {}
   virtual void on_validation_end(Trainer&, TrainingModule&) {}
   virtual void on_validation_epoch_start(Trainer&, TrainingModule&) {}

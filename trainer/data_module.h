@@ -50,7 +50,7 @@ class DataModule {
   virtual void prepare_data() {}
   /// Whether before each run.
   virtual bool prepare_every_time() const { return false; }
-  /// false: on rank 0 alone, for machines that share their folders.
+  /// false: on rank 0 alone, for machines that share their folders; so the module's prepare_data, too.
   virtual bool prepare_data_per_node() const { return true; }
   /// Before each run, on all ranks.
   virtual void setup(Stage) {}

@@ -4,7 +4,8 @@
 #include <cmath>
 #include <limits>
 
-#include "anneal/trainer/evaluation_loop.h"
+#include "anneal/trainer/layer_trace.h"
+#include "anneal/trainer/module_modes.h"
 #include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/snapshot.h"
 
@@ -14,24 +15,13 @@ inline namespace v0 {
 using C = Callback;
 using M = TrainingModule;
 
-void FitLoop::sanity_check() {
-  if (s_.trainer.num_sanity_val_batches() == 0) return;
-  s_.stage = Stage::sanity_check;
-  s_.call_callbacks(HookPoint::on_sanity_check_start, &C::on_sanity_check_start);
-  LimitedLoaders first = s_.val;
-  for (std::int64_t& batches : first.batches) batches = s_.sanity_batches_of(batches);
-  evaluate(s_, Loop::validation, Purpose::sanity_check, first);
-  s_.call_callbacks(HookPoint::on_sanity_check_end, &C::on_sanity_check_end);
-  s_.log.clear();
-  s_.stage = Stage::fit;
-}
-
 StopReason FitLoop::run() {
   // A checkpoint from on_train_epoch_end: the rest of that epoch comes first.
   if (c_.epoch.processed > c_.epoch.completed) finish_epoch();
   if (const auto reason = done()) return *reason;
-  if (!s_.module->training())
-    s_.console.warn("the module is in eval mode and is trained so; call module.train() before fit");
+  if (const std::int64_t modules = count_in_eval(*s_.module); modules > 0)
+    s_.console.warn(
+        format("modules in eval mode, which are trained so: {}; for none call module.train() before fit", modules));
   s_.call(HookPoint::on_train_start, &C::on_train_start, &M::on_train_start);
   begin_check_interval();
   s_.agree_on_end();
@@ -45,7 +35,7 @@ StopReason FitLoop::run() {
   return *reason;
 }
 
-std::optional<StopReason> FitLoop::done() const {
+std::optional<StopReason> FitLoop::done() {
   if (s_.train_batches == 0 || (c_.epoch.completed > 0 && c_.epoch_batches == 0)) return StopReason::no_data;
   if (s_.signal != 0) return StopReason::signal;
   if (s_.ends_on_bad_number) return StopReason::bad_number;
@@ -55,39 +45,18 @@ std::optional<StopReason> FitLoop::done() const {
   return std::nullopt;
 }
 
-bool FitLoop::stop_is_due() const {
-  if (s_.ends_on_bad_number) return true;
-  return s_.should_stop() && c_.epoch.completed >= *s_.options.min_epochs && c_.global_step >= *s_.options.min_steps;
+bool FitLoop::stop_is_due() {
+  if (s_.ends_on_bad_number || !s_.should_stop()) return s_.ends_on_bad_number;
+  const std::int64_t epochs = *s_.options.min_epochs, steps = *s_.options.min_steps;
+  if (c_.epoch.completed >= epochs && c_.global_step >= steps) return true;
+  if (!std::exchange(told_to_wait_, true))
+    s_.console.print(format("a request to stop waits for min_epochs ({}) and min_steps ({})", epochs, steps));
+  return false;
 }
 
 // Whether the micro-batch begun last is its window's last one.
 bool FitLoop::window_is_complete() const {
   return c_.batch.ready % c_.accumulate == 0 || c_.batch.ready == c_.epoch_batches;
-}
-
-bool FitLoop::check_is_due() const {
-  const std::int64_t done = c_.batch.processed;
-  if (s_.val.total() == 0 || done == 0 || c_.checked_at == c_.total_batches) return false;
-  const auto every_epoch = s_.options.check_val_every_n_epoch;
-  const CheckInterval& interval = s_.options.val_check_interval;
-  if (every_epoch && (c_.epoch.completed + 1) % *every_epoch != 0) return false;
-  if (stop_is_due() && window_is_complete()) return true;
-  if (interval.time()) return time_is_up_;
-  if (!every_epoch && interval.is_count()) return c_.total_batches % static_cast<std::int64_t>(interval.value()) == 0;
-  const std::int64_t batches = interval.is_count() ? static_cast<std::int64_t>(interval.value())
-                                                   : std::max<std::int64_t>(1, interval.of(c_.epoch_batches));
-  return done % batches == 0;
-}
-
-void FitLoop::begin_check_interval() {
-  check_time_ = s_.now();
-  time_is_up_ = false;
-}
-
-// Once a batch, as all ranks look together.
-void FitLoop::look_at_clock() {
-  if (const auto time = s_.options.val_check_interval.time(); time && s_.val.total() > 0)
-    time_is_up_ = s_.any_rank(s_.now() - check_time_ >= time->seconds());
 }
 
 void FitLoop::run_epoch() {
@@ -112,13 +81,15 @@ void FitLoop::run_epoch() {
     return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0);
   };
   const auto breaks_off = [&] { return s_.signal != 0 || rolls_back_; };
+  const auto layers = anomaly_enabled() ? std::make_unique<LayerTrace>(*s_.module) : nullptr;
   while (c_.batch.processed < c_.epoch_batches && !cut() && !breaks_off() && next_batch()) {
     try {
       if (!run_batch(**s_.batches, s_.batches->samples())) break;
       finish_batch();
       if (profiler) profiler->end_batch();
     } catch (const AnomalyError& error) {
-      throw AnomalyError(format("{} (batch {} of epoch {})", error.what(), s_.trainer.batch_idx(), c_.epoch.completed));
+      throw AnomalyError(format("{} ({}batch {} of epoch {})", error.what(), layers ? layers->where() : "",
+                                s_.trainer.batch_idx(), c_.epoch.completed));
     }
   }
   if (!breaks_off()) s_.stream.clear();
@@ -262,13 +233,6 @@ void FitLoop::write_step_row() {
     s_.log.write_row([&s = s_, x = c_.global_step] { s.write_row(s.log.step_row(), x); });
   }
   s_.log.end_window();
-}
-
-void FitLoop::run_check() {
-  if (window_is_complete()) s_.call_module(HookPoint::on_validation_model_zero_grad, &M::on_validation_model_zero_grad);
-  evaluate(s_, Loop::validation, Purpose::check, s_.val);
-  begin_check_interval();
-  s_.agree_on_end();
 }
 
 void FitLoop::zero_grad() {

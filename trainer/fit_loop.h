@@ -19,11 +19,11 @@ class FitLoop {
   StopReason run();
 
  private:
-  std::optional<StopReason> done() const;
-  bool stop_is_due() const;
+  std::optional<StopReason> done();
+  bool stop_is_due();
   bool steps_are_done() const { return s_.options.max_steps >= 0 && c_.global_step >= s_.options.max_steps; }
   bool window_is_complete() const;
-  bool check_is_due() const;
+  bool check_is_due();
   void begin_check_interval();
   void look_at_clock();
 
@@ -51,7 +51,8 @@ class FitLoop {
 
   TrainerState& s_;
   Counters& c_;
-  bool prepared_ = false;  // the reducer, for this window
+  bool prepared_ = false;      // the reducer, for this window
+  bool told_to_wait_ = false;  // a request to stop, for the minima
   int batches_without_step_ = 0;
   double check_time_ = 0;                                    // when the last check ended, or training began
   bool time_is_up_ = false;                                  // for the next one, where checks go by time

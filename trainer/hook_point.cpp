@@ -39,6 +39,7 @@ constexpr HookInfo hooks[] = {
     {"on_train_batch_end", train, step},
     {"on_train_epoch_end", train, only_epoch},
     {"on_train_end", Loop::none, nowhere},
+    {"on_swa_batch", Loop::none, nowhere},
     {"on_signal", Loop::none, nowhere},
     {"on_fit_end", Loop::none, nowhere},
     {"on_validation_model_zero_grad", Loop::none, nowhere},

@@ -38,6 +38,7 @@ enum class HookPoint : std::uint8_t {
   on_train_batch_end,
   on_train_epoch_end,
   on_train_end,
+  on_swa_batch,
   on_signal,
   on_fit_end,
   on_validation_model_zero_grad,

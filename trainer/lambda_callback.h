@@ -33,6 +33,7 @@ struct LambdaHooks {
   Hook<const Tensor&> on_before_backward = {};
   Hook<> on_after_backward = {};
   Hook<optim::Optimizer&> on_before_optimizer_step = {};
+  Hook<const Batch&, StepContext&> on_swa_batch = {};
   Hook<> on_validation_start = {};
   Hook<> on_validation_end = {};
   Hook<> on_validation_epoch_start = {};
@@ -90,6 +91,9 @@ class LambdaCallback final : public Callback {
   void on_after_backward(Trainer& t, TrainingModule& m) override { call(hooks_.on_after_backward, t, m); }
   void on_before_optimizer_step(Trainer& t, TrainingModule& m, optim::Optimizer& optimizer) override {
     call(hooks_.on_before_optimizer_step, t, m, optimizer);
+  }
+  void on_swa_batch(Trainer& t, TrainingModule& m, const Batch& batch, StepContext& step) override {
+    call(hooks_.on_swa_batch, t, m, batch, step);
   }
   void on_validation_start(Trainer& t, TrainingModule& m) override { call(hooks_.on_validation_start, t, m); }
   void on_validation_end(Trainer& t, TrainingModule& m) override { call(hooks_.on_validation_end, t, m); }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -35,6 +36,8 @@ struct LimitedLoaders {
     for (const std::int64_t n : batches) sum += std::min(n, unknown_size - sum);
     return sum;
   }
+  /// Of one of them, or of all.
+  std::int64_t number(std::optional<std::size_t> loader) const { return loader ? batches.at(*loader) : total(); }
 };
 
 }  // namespace v0

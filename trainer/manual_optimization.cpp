@@ -59,6 +59,12 @@ void ManualOptimizer::step_schedule() {
     state_->call_module(HookPoint::lr_scheduler_step, &TrainingModule::lr_scheduler_step, *scheduler);
 }
 
+void ManualOptimizer::step_schedule(double metric) {
+  check_manual(*state_, "step_schedule");
+  if (optim::ReduceLROnPlateau* plateau = active(*state_, index_).plateau())
+    state_->call_module(HookPoint::lr_scheduler_step, &TrainingModule::lr_plateau_step, *plateau, metric);
+}
+
 Toggled::Toggled(TrainerState& state, std::size_t index) : state_(state) {
   check_manual(state, "toggled");
   check(!state.toggled, "toggled: an optimizer is toggled already");
@@ -92,6 +98,11 @@ ManualOptimizer TrainingModule::optimizer(std::size_t i) const {
 }
 
 Toggled TrainingModule::toggled(std::size_t i) { return {state(), i}; }
+
+bool TrainingModule::is_last_of_window(std::int64_t batches) const {
+  check(batches >= 1, "is_last_of_window: expected at least 1 batch, got {}", batches);
+  return (trainer().batch_idx() + 1) % batches == 0 || trainer().is_last_batch();
+}
 
 }  // namespace v0
 }  // namespace anneal

@@ -24,6 +24,8 @@ class ManualOptimizer {
   void zero_grad();
   /// Moves the learning rate's schedule, if there is one.
   void step_schedule();
+  /// The same for one that follows a metric.
+  void step_schedule(double metric);
   optim::Optimizer& optimizer() const;
   /// Its steps so far.
   std::int64_t steps() const;

@@ -2,12 +2,21 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "anneal/nn/module.h"
 
 namespace anneal {
 inline namespace v0 {
+
+/// How many modules of the tree are in eval mode.
+inline std::int64_t count_in_eval(const nn::Module& root) {
+  std::int64_t count = root.training() ? 0 : 1;
+  root.for_each_child([&](const std::string&, const nn::Module& child) { count += count_in_eval(child); });
+  return count;
+}
 
 /// Each module's own mode, in the order of a walk through the tree; put back when it goes.
 class ModuleModes {

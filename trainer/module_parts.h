@@ -19,6 +19,7 @@ concept Settable =
     std::is_arithmetic_v<T> && !std::is_const_v<T> && std::floating_point<T> == std::floating_point<Like>;
 
 struct ModuleParts {
+  bool tells = false;  ///< the type tells which of these there are
   /// False: the type says that it overrides no such part. True where it does not tell.
   bool training_step = true, validation_step = true, test_step = true, predict_step = true, configure_optimizers = true;
   bool moves_batches_twice = false;  ///< the module and the DataModule both say how batches come to the device
@@ -52,6 +53,7 @@ ModuleParts parts_of(M& module) {
   if constexpr (requires { requires Settable<decltype(M::batch_size), std::int64_t>; })
     parts.set_batch_size = [&](std::int64_t n) { module.batch_size = static_cast<decltype(M::batch_size)>(n); };
   if (typeid(module) != typeid(M)) return parts;  // a type derived from M may override what M does not
+  parts.tells = true;
   // A member that is private or overloaded cannot be asked for here; it is an override then.
   if constexpr (requires { &M::training_step; })
     parts.training_step = !std::is_same_v<decltype(&M::training_step), decltype(&Base::training_step)>;
@@ -61,6 +63,9 @@ ModuleParts parts_of(M& module) {
     parts.test_step = !std::is_same_v<decltype(&M::test_step), decltype(&Base::test_step)>;
   if constexpr (requires { &M::predict_step; })
     parts.predict_step = !std::is_same_v<decltype(&M::predict_step), decltype(&Base::predict_step)>;
+  if constexpr (requires { &M::forward; })  // which predict_step calls by default
+    parts.predict_step |= !std::is_same_v<decltype(&M::forward), decltype(&nn::Module::forward)>;
+  else parts.predict_step = true;
   if constexpr (requires { &M::configure_optimizers; })
     parts.configure_optimizers =
         !std::is_same_v<decltype(&M::configure_optimizers), decltype(&Base::configure_optimizers)>;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <initializer_list>
@@ -176,6 +177,8 @@ TrainerOptions resolve(TrainerOptions o) {
   resolve_barebones(o);
   resolve_precision(o);
   check<ConfigError>(o.failure_timeout >= 0, "failure_timeout: expected at least 0 seconds, got {}", o.failure_timeout);
+  if (!o.clock)
+    o.clock = [] { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); };
   if (!o.gradient_clip_val) o.gradient_clip_val = 0;
   check<ConfigError>(*o.gradient_clip_val >= 0, "gradient_clip_val: expected at least 0, got {}", *o.gradient_clip_val);
   const std::string algorithm = o.gradient_clip_algorithm;
@@ -259,6 +262,7 @@ std::vector<std::string> notices_of(const TrainerOptions& o) {
   const bool* deterministic = std::get_if<bool>(&o.deterministic);
   if ((!deterministic || *deterministic) && o.benchmark.value_or(false))
     notices.push_back("benchmark: off, as deterministic is on");
+  if (o.detect_anomaly) notices.push_back("detect_anomaly: every op's output and gradient is looked at, which is slow");
   if (o.enable_model_summary && has<ModelSummary>(o) && !o.barebones)
     notices.push_back("enable_model_summary: the ModelSummary among the callbacks is used");
   return notices;

@@ -144,7 +144,7 @@ struct TrainerOptions {
   std::filesystem::path default_root_dir = ".";  ///< where logs and checkpoints go when nothing else says it
   std::optional<std::uint64_t> seed = {};  ///< of all random numbers of the run. Unset: a random one, which is printed
   std::function<void(std::string_view)> sink = {};  ///< takes all text output; default: stderr
-  std::function<double()> clock = {};  ///< seconds, for val_check_interval as a time; default: the steady clock
+  std::function<double()> clock = {};  ///< seconds, for val_check_interval as a time and Timer; default: steady
 
   /// From `{"max_epochs": 5}`, or from `--trainer.max_epochs 5` (or `=5`) among a program's arguments. What these leave
   /// open is that of variables such as ANNEAL_TRAINER_MAX_EPOCHS, else that of `defaults`. Throws ConfigError for a

@@ -58,6 +58,13 @@ void make_optimizers(TrainerState& s) {
       "return false, and step them in training_step",
       s.optimizers.size());
   if (s.optimizers.empty()) s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
+  for (const ActiveOptimizer& active : s.optimizers) {
+    const OptimizerEntry& entry = active.entry();
+    if (!s.automatic && (!entry.monitor.empty() || !entry.strict))
+      s.console.warn("monitor and strict mean nothing with manual optimization, where training_step moves schedules");
+    if (s.automatic && entry.schedule.is_for_steps() && entry.interval == Interval::epoch)
+      s.console.warn("a schedule that is meant to move with every step, such as one_cycle_lr, moves by epochs");
+  }
   for (ActiveOptimizer& active : s.optimizers)
     if (s.precision.autocast) active.optimizer().keep_twins(*s.precision.autocast);
   if (s.precision.scaled && !s.optimizers.empty()) s.scaler.emplace(o.grad_scaler.value_or(optim::GradScalerOptions{}));
@@ -159,6 +166,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data,
   s.bad_windows = s.bad_in_a_row = 0;
   s.signal = 0;
   s.message.clear();
+  s.status = RunStatus::running;
   const GeneratorScope random(s.generator);
   const AnomalyMode anomaly(s.options.detect_anomaly || anomaly_enabled());
   try {
@@ -182,6 +190,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data,
       } catch (...) { s.console.print("error after an exception, of an unknown type"); }
     };
     const std::exception_ptr error = std::current_exception();
+    s.status = RunStatus::interrupted;
     tell_ranks(s, error);
     for (const Shared<Callback>& callback : s.callbacks)
       quietly([&] {
@@ -195,6 +204,7 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data,
     quietly([&] { module.teardown(stage); });
     throw;
   }
+  s.status = s.signal != 0 ? RunStatus::interrupted : RunStatus::finished;
   finalize_loggers(s, s.signal != 0 ? "interrupted" : "success");
 }
 
@@ -258,6 +268,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     restore_loggers(s, *resumed);
   }
   s.fitted = &module;
+  s.fitted_parts = s.parts;
+  s.fitted_parts.moves_batches_twice = false;  // that is said of other data
 
   StopReason reason{};
   run(s, Stage::fit, module, data, [&] {
@@ -268,6 +280,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     make_optimizers(s);
     join_ranks(s);
     if (instead) return instead();
+    if (s.parts.tells && s.parts.validation_step && s.val.loaders.empty() && s.options.limit_val_batches.value() > 0)
+      s.console.warn("the module has a validation_step, but there is no loader for it; nothing is validated");
     s.call(HookPoint::on_fit_start, &C::on_fit_start, &M::on_fit_start);
     log_hparams(s, resumed ? resumed->seed : s.seed, hparams);
     FitLoop loop(s);

@@ -105,12 +105,10 @@ void set_evaluation_loaders(TrainerState& s, const LoaderSet& set) {
     s.val = s.own_run = s.limited(set, "limit_val_batches", o.limit_val_batches);
   } else if (s.stage == Stage::test) {
     s.own_run = s.limited(set, "limit_test_batches", o.limit_test_batches);
-    s.test_batches = s.own_run.total();
   } else {
     check<ConfigError>(std::ranges::none_of(set.loaders, &DataLoader::is_combined),
                        "predict_dataloader: expected loaders one after the other, got combined ones");
     s.own_run = s.limited(set, "limit_predict_batches", o.limit_predict_batches);
-    s.predict_batches = s.own_run.total();
   }
   agree_on_batches(s, s.own_run);
 }

@@ -6,19 +6,20 @@
 namespace anneal {
 inline namespace v0 {
 
-/// Those that were given for a run, as a DataModule.
+/// Those that were given for a run, as a DataModule; the module's own for those that were not.
 class GivenLoaders final : public DataModule {
  public:
-  GivenLoaders(const DataLoader& train, const LoaderSet* val) : train_(&train), others_(val) {}
-  explicit GivenLoaders(const LoaderSet& loaders) : others_(&loaders) {}
+  GivenLoaders(TrainingModule& module, const DataLoader* train, const LoaderSet* others = nullptr)
+      : module_(module), train_(train), others_(others) {}
 
-  DataLoader train_dataloader() override { return *train_; }
-  LoaderSet val_dataloader() override { return others_ ? *others_ : LoaderSet(); }
-  LoaderSet test_dataloader() override { return *others_; }
-  LoaderSet predict_dataloader() override { return *others_; }
+  DataLoader train_dataloader() override { return train_ ? *train_ : module_.train_dataloader(); }
+  LoaderSet val_dataloader() override { return others_ ? *others_ : module_.val_dataloader(); }
+  LoaderSet test_dataloader() override { return others_ ? *others_ : module_.test_dataloader(); }
+  LoaderSet predict_dataloader() override { return others_ ? *others_ : module_.predict_dataloader(); }
 
  private:
-  const DataLoader* train_ = nullptr;
+  TrainingModule& module_;
+  const DataLoader* train_;
   const LoaderSet* others_;
 };
 

@@ -237,7 +237,8 @@ FitResult SimpleTrainer::train(const Shared<const Dataset>& dataset, const Train
   trainer_ = std::make_unique<Trainer>(std::move(run));
   const FitOptions resume{.resume = options.resume_from};
   model_.train();
-  return eval_ ? trainer_->fit(*adapter_, train, *eval_, resume) : trainer_->fit(*adapter_, train, resume);
+  TrainingModule& module = *adapter_;  // not by its own type: that it can evaluate is no sign that a run should
+  return eval_ ? trainer_->fit(module, train, *eval_, resume) : trainer_->fit(module, train, resume);
 }
 
 MetricMap SimpleTrainer::evaluate(const Shared<const Dataset>& dataset, const EvaluationOptions& options) {

@@ -132,6 +132,11 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& re
   return on_all_ranks(s, [&] { return find_here(s, resume); });
 }
 
+std::string best_checkpoint(const TrainerState& s) {
+  const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.best_files(); });
+  return s.from_rank_zero("trainer/best", paths.empty() ? "" : paths[0].string());
+}
+
 void restore_newest(TrainerState& s) {
   std::optional<Checkpoint> checkpoint = on_all_ranks(s, [&]() -> std::optional<Checkpoint> {
     const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.files(); });

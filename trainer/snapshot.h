@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <string_view>
 
 #include "anneal/trainer/checkpoint.h"
@@ -16,6 +17,8 @@ Checkpoint take_snapshot(TrainerState& state, bool weights_only = false);
 void own_tensors(Checkpoint& checkpoint);
 /// What `resume` names: loaded, and remembered as resumed_from. Nothing if there is no last one.
 std::optional<Checkpoint> find_checkpoint(TrainerState& state, const std::string& resume);
+/// The file that "best" means, or empty: rank 0's, on all ranks.
+std::string best_checkpoint(const TrainerState& state);
 
 /// Loggers go on where they were; before anything asks for their folders.
 void restore_loggers(TrainerState& state, const Checkpoint& checkpoint);

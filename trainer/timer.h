@@ -1,7 +1,8 @@
 // Measures a run, and ends it when its time is up.
 #pragma once
 
-#include <chrono>
+#include <array>
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -23,9 +24,12 @@ class Timer final : public Callback {
  public:
   explicit Timer(TimerOptions options = {}) : options_(options) {}
 
-  /// Seconds of training (Stage::fit) with all that lies between its start and its end, or of the latest validation or
-  /// test.
-  double time_elapsed(Stage stage = Stage::fit) const { return watch(stage).seconds(); }
+  /// Seconds of training (Stage::fit) with all that lies between its start and its end, or of the latest evaluation of
+  /// the kind: Stage::validate is that of checks, too.
+  double time_elapsed(Stage stage = Stage::fit) const { return seconds(watch(stage)); }
+  /// When that began and ended, in seconds of TrainerOptions::clock; empty before.
+  std::optional<double> start_time(Stage stage = Stage::fit) const { return watch(stage).start; }
+  std::optional<double> end_time(Stage stage = Stage::fit) const { return watch(stage).end; }
   /// Seconds until training is to end, not below 0; infinity without a duration.
   double time_remaining() const;
 
@@ -43,23 +47,27 @@ class Timer final : public Callback {
   void on_validation_end(Trainer& trainer, TrainingModule& module) override;
   void on_test_start(Trainer& trainer, TrainingModule& module) override;
   void on_test_end(Trainer& trainer, TrainingModule& module) override;
+  void on_predict_start(Trainer& trainer, TrainingModule& module) override;
+  void on_predict_end(Trainer& trainer, TrainingModule& module) override;
   std::string state_key() const override { return "Timer"; }
   StateMap state() const override;
   void load_state(const StateMap& state) override;
 
  private:
-  using Clock = std::chrono::steady_clock;
   struct Stopwatch {
-    double before = 0;                            // seconds
-    std::optional<Clock::time_point> start = {};  // while it runs
-    double seconds() const;
-    void stop();
+    double before = 0;  // seconds, of the run that is gone on with
+    std::optional<double> start = {}, end = {};
   };
-  const Stopwatch& watch(Stage stage) const;
+  const Stopwatch& watch(Stage stage) const { return watches_[static_cast<std::size_t>(stage)]; }
+  Stopwatch& watch(Stage stage) { return watches_[static_cast<std::size_t>(stage)]; }
+  double seconds(const Stopwatch& watch) const;
+  void begin(Stage stage) { watch(stage) = {.before = 0, .start = clock_()}; }
+  void end(Stage stage) { watch(stage).end = clock_(); }
   void stop_if_due(Trainer& trainer) const;
 
   TimerOptions options_;
-  Stopwatch train_, validation_, test_;
+  std::function<double()> clock_;
+  std::array<Stopwatch, 5> watches_;
 };
 
 }  // namespace v0

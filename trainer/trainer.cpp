@@ -77,18 +77,34 @@ FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, Dat
   check_part(module, parts.configure_optimizers, "configure_optimizers");
   return train_module(*state_, module, data, options);
 }
-FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
+FitResult Trainer::run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader* train,
                            const LoaderSet* val, const FitOptions& options) {
-  GivenLoaders data(train, val);
+  GivenLoaders data(module, train, val);
   return run_fit(module, parts, data, options);
 }
 
-std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                               DataModule& data, const EvaluateOptions& options) {
+void Trainer::complete(const char* what, Subject& subject, std::string& ckpt) {
+  TrainerState& s = *state_;
+  if (subject.module) return;
+  check(s.fitted, "{}: expected a module, as this Trainer has fitted none", what);
+  subject = {s.fitted, s.fitted_parts};
+  if (!ckpt.empty()) return;
+  const std::string best = best_checkpoint(s);
+  if (best.empty()) return;
+  ckpt = "best";
+  s.console.print(format("{}: the module has the weights of its best checkpoint, {}", what, best));
+}
+
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, Subject subject, DataModule& data,
+                                               EvaluateOptions options) {
   const bool validates = stage == Stage::validate;
-  enter(*state_, validates ? "validate" : "test", parts);
-  check_part(module, validates ? parts.validation_step : parts.test_step, validates ? "validation_step" : "test_step");
-  std::vector<MetricMap> metrics = evaluate_module(*state_, stage, module, data, options.ckpt);
+  const char* const what = validates ? "validate" : "test";
+  complete(what, subject, options.ckpt);
+  const ModuleParts& parts = subject.parts;
+  enter(*state_, what, parts);
+  check_part(*subject.module, validates ? parts.validation_step : parts.test_step,
+             validates ? "validation_step" : "test_step");
+  std::vector<MetricMap> metrics = evaluate_module(*state_, stage, *subject.module, data, options.ckpt);
   for (std::size_t l = 0; options.verbose && l < metrics.size(); ++l)
     print_metrics(state_->console,
                   std::string(validates ? "validation metrics" : "test metrics") +
@@ -96,22 +112,28 @@ std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& modu
                   metrics[l]);
   return metrics;
 }
-std::vector<MetricMap> Trainer::run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                               const LoaderSet& loaders, const EvaluateOptions& options) {
-  GivenLoaders data(loaders);
-  return run_evaluation(stage, module, parts, data, options);
+std::vector<MetricMap> Trainer::run_evaluation(Stage stage, Subject subject, const LoaderSet* loaders,
+                                               EvaluateOptions options) {
+  complete(stage == Stage::validate ? "validate" : "test", subject, options.ckpt);
+  GivenLoaders data(*subject.module, nullptr, loaders);
+  return run_evaluation(stage, subject, data, options);
 }
 
-std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
-                                                        DataModule& data, const PredictOptions& options) {
-  enter(*state_, "predict", parts);
-  check_part(module, parts.predict_step, "predict_step");
-  return predict_module(*state_, module, data, options);
+std::vector<std::vector<Batch>> Trainer::run_prediction(Subject subject, DataModule& data, PredictOptions options) {
+  complete("predict", subject, options.ckpt);
+  enter(*state_, "predict", subject.parts);
+  check_part(*subject.module, subject.parts.predict_step, "predict_step or forward");
+  return predict_module(*state_, *subject.module, data, options);
 }
-std::vector<std::vector<Batch>> Trainer::run_prediction(TrainingModule& module, const ModuleParts& parts,
-                                                        const LoaderSet& loaders, const PredictOptions& options) {
-  GivenLoaders data(loaders);
-  return run_prediction(module, parts, data, options);
+std::vector<std::vector<Batch>> Trainer::run_prediction(Subject subject, const LoaderSet* loaders,
+                                                        PredictOptions options) {
+  complete("predict", subject, options.ckpt);
+  GivenLoaders data(*subject.module, nullptr, loaders);
+  return run_prediction(subject, data, options);
+}
+std::vector<Batch> Trainer::predict_one(Subject subject, const DataLoader& loader, const PredictOptions& options) {
+  const LoaderSet set(loader);
+  return std::move(run_prediction(std::move(subject), &set, options)[0]);
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {
@@ -179,6 +201,7 @@ Profiler* Trainer::profiler() const { return state_->profiler.get(); }
 
 const TrainerOptions& Trainer::options() const { return state_->options; }
 Stage Trainer::stage() const { return state_->stage; }
+RunStatus Trainer::status() const { return state_->status; }
 std::int64_t Trainer::current_epoch() const { return state_->counters.epoch.completed; }
 std::int64_t Trainer::global_step() const { return state_->counters.global_step; }
 std::int64_t Trainer::skipped_steps() const { return state_->scaler ? state_->scaler->skipped_steps() : 0; }
@@ -192,15 +215,16 @@ bool Trainer::is_last_batch() const { return state_->counters.batch.ready == sta
 bool Trainer::check_follows() const { return state_->check_follows; }
 bool Trainer::check_broke_off() const { return state_->check_broke_off; }
 std::int64_t Trainer::num_training_batches() const { return state_->train_batches; }
-std::int64_t Trainer::num_val_batches() const { return state_->val.total(); }
-std::int64_t Trainer::num_sanity_val_batches() const {
-  std::int64_t total = 0;
-  for (const std::int64_t batches : state_->val.batches)
-    total += std::min(state_->sanity_batches_of(batches), unknown_size - total);
-  return total;
+std::int64_t Trainer::num_val_batches(std::optional<std::size_t> loader) const { return state_->val.number(loader); }
+std::int64_t Trainer::num_sanity_val_batches(std::optional<std::size_t> loader) const {
+  return state_->sanity_loaders().number(loader);
 }
-std::int64_t Trainer::num_test_batches() const { return state_->test_batches; }
-std::int64_t Trainer::num_predict_batches() const { return state_->predict_batches; }
+std::int64_t Trainer::num_test_batches(std::optional<std::size_t> loader) const {
+  return stage() == Stage::test ? state_->own_run.number(loader) : 0;
+}
+std::int64_t Trainer::num_predict_batches(std::optional<std::size_t> loader) const {
+  return stage() == Stage::predict ? state_->own_run.number(loader) : 0;
+}
 std::int64_t Trainer::num_checks() const { return state_->counters.checks; }
 std::int64_t Trainer::estimated_stepping_batches() const {
   const TrainerOptions& o = state_->options;
@@ -219,6 +243,7 @@ std::int64_t Trainer::estimated_stepping_batches() const {
 int Trainer::world_size() const { return state_->ranks(); }
 int Trainer::global_rank() const { return state_->rank(); }
 int Trainer::local_rank() const { return state_->world ? state_->world->local_rank() : 0; }
+int Trainer::node_rank() const { return state_->world ? state_->world->node() : 0; }
 bool Trainer::is_global_zero() const { return global_rank() == 0; }
 Collective* Trainer::group() const { return state_->world ? &state_->world->group() : nullptr; }
 Device Trainer::device() const { return state_->device; }

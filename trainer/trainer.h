@@ -81,6 +81,9 @@ struct FitResult {
   std::string message = {};  ///< more on the reason, if there is more to say
 };
 
+/// How the latest run of a Trainer went; a signal or an exception interrupts one.
+enum class RunStatus : std::uint8_t { none, running, finished, interrupted };
+
 struct EvaluateOptions {
   bool verbose = true;    ///< print the metrics
   std::string ckpt = {};  ///< load the module's weights first: a path, "last" or "best", as in FitOptions::resume
@@ -112,15 +115,21 @@ class Trainer {
   // ---- runs ----
 
   /// Trains from step 0 with a new optimizer, or goes on from a checkpoint to the bit. Weights stay what they are.
+  /// Loaders that are not given are the module's own; so below.
+  template <std::derived_from<TrainingModule> M>
+  FitResult fit(M& module, const FitOptions& options = {}) {
+    nn::check_registered(module, sizeof(M));
+    return run_fit(module, parts_of(module), nullptr, nullptr, options);
+  }
   template <std::derived_from<TrainingModule> M>
   FitResult fit(M& module, const DataLoader& train, const FitOptions& options = {}) {
     nn::check_registered(module, sizeof(M));
-    return run_fit(module, parts_of(module), train, nullptr, options);
+    return run_fit(module, parts_of(module), &train, nullptr, options);
   }
   template <std::derived_from<TrainingModule> M>
   FitResult fit(M& module, const DataLoader& train, const LoaderSet& val, const FitOptions& options = {}) {
     nn::check_registered(module, sizeof(M));
-    return run_fit(module, parts_of(module), train, &val, options);
+    return run_fit(module, parts_of(module), &train, &val, options);
   }
   /// With a DataModule's loaders; so below.
   template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
@@ -131,36 +140,79 @@ class Trainer {
 
   /// The metrics of each loader. Of several loaders, names logged for a batch end with "/dataloader_idx_<i>".
   template <std::derived_from<TrainingModule> M>
+  std::vector<MetricMap> validate(M& module, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, {&module, parts_of(module)}, nullptr, options);
+  }
+  template <std::derived_from<TrainingModule> M>
   std::vector<MetricMap> validate(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::validate, module, parts_of(module), loaders, options);
+    return run_evaluation(Stage::validate, {&module, parts_of(module)}, &loaders, options);
   }
   template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
   std::vector<MetricMap> validate(M& module, D& data, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::validate, module, parts_of(module, data), data, options);
+    return run_evaluation(Stage::validate, {&module, parts_of(module, data)}, data, options);
+  }
+  template <std::derived_from<TrainingModule> M>
+  std::vector<MetricMap> test(M& module, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, {&module, parts_of(module)}, nullptr, options);
   }
   template <std::derived_from<TrainingModule> M>
   std::vector<MetricMap> test(M& module, const LoaderSet& loaders, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::test, module, parts_of(module), loaders, options);
+    return run_evaluation(Stage::test, {&module, parts_of(module)}, &loaders, options);
   }
   template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
   std::vector<MetricMap> test(M& module, D& data, const EvaluateOptions& options = {}) {
-    return run_evaluation(Stage::test, module, parts_of(module, data), data, options);
+    return run_evaluation(Stage::test, {&module, parts_of(module, data)}, data, options);
   }
 
   /// What predict_step says of each batch, on the CPU; of several loaders, a list for each. With several ranks each
   /// gets what it has predicted (StepContext::samples tells for which samples), or all with `gather`.
   template <std::derived_from<TrainingModule> M>
-  std::vector<Batch> predict(M& module, const DataLoader& loader, const PredictOptions& options = {}) {
-    return std::move(run_prediction(module, parts_of(module), loader, options)[0]);
+  std::vector<std::vector<Batch>> predict(M& module, const PredictOptions& options = {}) {
+    return run_prediction({&module, parts_of(module)}, nullptr, options);
   }
   template <std::derived_from<TrainingModule> M>
-  std::vector<std::vector<Batch>> predict(M& module, std::vector<DataLoader> loaders,
+  std::vector<Batch> predict(M& module, const DataLoader& loader, const PredictOptions& options = {}) {
+    return predict_one({&module, parts_of(module)}, loader, options);
+  }
+  template <std::derived_from<TrainingModule> M>
+  std::vector<std::vector<Batch>> predict(M& module, const std::vector<DataLoader>& loaders,
                                           const PredictOptions& options = {}) {
-    return run_prediction(module, parts_of(module), LoaderSet(std::move(loaders)), options);
+    const LoaderSet set(loaders);
+    return run_prediction({&module, parts_of(module)}, &set, options);
   }
   template <std::derived_from<TrainingModule> M, std::derived_from<DataModule> D>
   std::vector<std::vector<Batch>> predict(M& module, D& data, const PredictOptions& options = {}) {
-    return run_prediction(module, parts_of(module, data), data, options);
+    return run_prediction({&module, parts_of(module, data)}, data, options);
+  }
+
+  /// Without a module: the one that was fitted last, which must still be there. If its fit has left a best checkpoint,
+  /// that is `ckpt` by default. Throws Error if there was no fit.
+  std::vector<MetricMap> validate(const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, {}, nullptr, options);
+  }
+  std::vector<MetricMap> validate(const LoaderSet& loaders, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, {}, &loaders, options);
+  }
+  std::vector<MetricMap> validate(DataModule& data, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::validate, {}, data, options);
+  }
+  std::vector<MetricMap> test(const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, {}, nullptr, options);
+  }
+  std::vector<MetricMap> test(const LoaderSet& loaders, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, {}, &loaders, options);
+  }
+  std::vector<MetricMap> test(DataModule& data, const EvaluateOptions& options = {}) {
+    return run_evaluation(Stage::test, {}, data, options);
+  }
+  std::vector<std::vector<Batch>> predict(const PredictOptions& options = {}) {
+    return run_prediction({}, nullptr, options);
+  }
+  std::vector<Batch> predict(const DataLoader& loader, const PredictOptions& options = {}) {
+    return predict_one({}, loader, options);
+  }
+  std::vector<std::vector<Batch>> predict(DataModule& data, const PredictOptions& options = {}) {
+    return run_prediction({}, data, options);
   }
 
   // ---- for hooks ----
@@ -189,8 +241,8 @@ class Trainer {
   /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.
   void set_accumulate_grad_batches(std::int64_t batches);
   /// Computes BatchNorm's running statistics anew, for weights that were not trained as they are: means over an epoch
-  /// of the train loader, on which training_step runs in train mode without gradients, hooks and metrics.
-  /// torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
+  /// of the train loader, on which training_step runs in train mode without gradients, metrics and hooks but
+  /// on_swa_batch. torch.optim.swa_utils.update_bn. Throws Error outside of a fit.
   void update_batch_norm();
   /// How checkpoints are written, read and removed.
   CheckpointIO& checkpoint_io() const;
@@ -206,6 +258,7 @@ class Trainer {
 
   const TrainerOptions& options() const;
   Stage stage() const;
+  RunStatus status() const;
   /// Epochs begun and ended: the number, from 0, of the epoch that runs.
   std::int64_t current_epoch() const;
   /// Optimizer steps.
@@ -222,23 +275,24 @@ class Trainer {
   bool check_follows() const;
   /// In on_validation_end: whether StepContext::skip_epoch broke the check off, so that it left no metrics.
   bool check_broke_off() const;
-  /// In an epoch and in a check, after limits; of all its loaders together. unknown_size if there is a stream that no
-  /// limit ends.
+  /// Of the run, after limits: in an epoch, and in an evaluation with one of its loaders, or all together.
+  /// unknown_size if there is a stream that no limit ends.
   std::int64_t num_training_batches() const;
-  std::int64_t num_val_batches() const;
-  std::int64_t num_sanity_val_batches() const;
-  std::int64_t num_test_batches() const;
-  std::int64_t num_predict_batches() const;
+  std::int64_t num_val_batches(std::optional<std::size_t> loader = {}) const;
+  std::int64_t num_sanity_val_batches(std::optional<std::size_t> loader = {}) const;
+  std::int64_t num_test_batches(std::optional<std::size_t> loader = {}) const;
+  std::int64_t num_predict_batches(std::optional<std::size_t> loader = {}) const;
   /// Validations within fit so far.
   std::int64_t num_checks() const;
   /// The optimizer steps that a fit makes by its limits; -1: no limit.
   std::int64_t estimated_stepping_batches() const;
 
-  /// The ranks that train together (options().devices, or a launcher's), and this one's number among them all and on
-  /// its machine. Only rank 0 writes text, logs and checkpoints.
+  /// The ranks that train together (options().devices, or a launcher's), this one's number among them all and on its
+  /// machine, and the machine's. Only rank 0 writes text, logs and checkpoints.
   int world_size() const;
   int global_rank() const;
   int local_rank() const;
+  int node_rank() const;
   bool is_global_zero() const;
   /// What these ranks can do together; null without other ranks.
   Collective* group() const;
@@ -276,16 +330,20 @@ class Trainer {
   friend class TrainingModule;
   friend struct TrainerState;
   FitResult run_fit(TrainingModule& module, const ModuleParts& parts, DataModule& data, const FitOptions& options);
-  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader& train, const LoaderSet* val,
+  FitResult run_fit(TrainingModule& module, const ModuleParts& parts, const DataLoader* train, const LoaderSet* val,
                     const FitOptions& options);
-  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts, DataModule& data,
-                                        const EvaluateOptions& options);
-  std::vector<MetricMap> run_evaluation(Stage stage, TrainingModule& module, const ModuleParts& parts,
-                                        const LoaderSet& loaders, const EvaluateOptions& options);
-  std::vector<std::vector<Batch>> run_prediction(TrainingModule& module, const ModuleParts& parts, DataModule& data,
-                                                 const PredictOptions& options);
-  std::vector<std::vector<Batch>> run_prediction(TrainingModule& module, const ModuleParts& parts,
-                                                 const LoaderSet& loaders, const PredictOptions& options);
+  // What is evaluated. Without a module: the last fitted one, which `complete` fills in.
+  struct Subject {
+    TrainingModule* module = nullptr;
+    ModuleParts parts = {};
+  };
+  void complete(const char* what, Subject& subject, std::string& ckpt);
+  std::vector<MetricMap> run_evaluation(Stage stage, Subject subject, DataModule& data, EvaluateOptions options);
+  std::vector<MetricMap> run_evaluation(Stage stage, Subject subject, const LoaderSet* loaders,
+                                        EvaluateOptions options);
+  std::vector<std::vector<Batch>> run_prediction(Subject subject, DataModule& data, PredictOptions options);
+  std::vector<std::vector<Batch>> run_prediction(Subject subject, const LoaderSet* loaders, PredictOptions options);
+  std::vector<Batch> predict_one(Subject subject, const DataLoader& loader, const PredictOptions& options);
 
   std::unique_ptr<TrainerState> state_;
 };

@@ -130,11 +130,6 @@ void TrainerState::agree_on_end() {
   take_end_requests(requests);
 }
 
-double TrainerState::now() const {
-  if (options.clock) return options.clock();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
 }
@@ -154,9 +149,11 @@ LimitedLoaders TrainerState::limited(const LoaderSet& set, std::string_view opti
   return result;
 }
 
-std::int64_t TrainerState::sanity_batches_of(std::int64_t batches) const {
-  const std::int64_t wanted = options.num_sanity_val_steps;
-  return wanted == -1 ? batches : std::min(wanted, batches);
+LimitedLoaders TrainerState::sanity_loaders() const {
+  LimitedLoaders first = val;
+  if (const std::int64_t wanted = options.num_sanity_val_steps; wanted >= 0)
+    for (std::int64_t& batches : first.batches) batches = std::min(wanted, batches);
+  return first;
 }
 
 double TrainerState::weight_of(const Batch& batch) const {
@@ -222,9 +219,10 @@ void TrainerState::attach(TrainingModule* to, DataModule* with) {
 
 void TrainerState::prepare_data() {
   const bool due = data->prepared_for_ != &trainer || data->prepare_every_time();
-  if (due && (data->prepare_data_per_node() ? trainer.local_rank() : rank()) == 0) data->prepare_data();
+  const bool here = (data->prepare_data_per_node() ? trainer.local_rank() : rank()) == 0;
+  if (due && here) data->prepare_data();
   data->prepared_for_ = &trainer;
-  if (trainer.local_rank() == 0) call_module(HookPoint::prepare_data, &TrainingModule::prepare_data);
+  if (here) call_module(HookPoint::prepare_data, &TrainingModule::prepare_data);
   if (world) world->group().barrier();
 }
 

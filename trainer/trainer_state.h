@@ -48,6 +48,7 @@ struct TrainerState {
   Generator generator;
   std::atomic<bool> stop_requested = false;
   Stage stage = Stage::fit;
+  RunStatus status = RunStatus::none;
 
   // Of the run.
   TrainingModule* module = nullptr;
@@ -69,14 +70,15 @@ struct TrainerState {
   bool check_broke_off = false;  ///< the latest one
   bool stop_agreed = false;      ///< by all ranks
   const SignalScope* signals = nullptr;
-  int signal = 0;                          ///< that ends the run, by all ranks' agreement
-  const TrainingModule* fitted = nullptr;  ///< by the last fit
+  int signal = 0;                    ///< that ends the run, by all ranks' agreement
+  TrainingModule* fitted = nullptr;  ///< by the last fit
+  ModuleParts fitted_parts;
   std::optional<DataLoader> train;
   std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
   StateMap stream;                       ///< from which the pass of an epoch that was broken off goes on
   LimitedLoaders val;
   LimitedLoaders own_run;  ///< of validate, test or predict
-  std::int64_t train_batches = 0, test_batches = 0, predict_batches = 0;
+  std::int64_t train_batches = 0;
   std::filesystem::path resumed_from;
 
   int rank() const { return world ? world->rank() : 0; }
@@ -107,9 +109,9 @@ struct TrainerState {
   /// Those shares, and how many batches of each are used.
   LimitedLoaders limited(const LoaderSet& set, std::string_view option, const Amount& limit) const;
   /// Seconds of the clock that checks go by.
-  double now() const;
-  /// Of a validation loader's batches, those of the sanity check.
-  std::int64_t sanity_batches_of(std::int64_t batches) const;
+  double now() const { return options.clock(); }
+  /// Of the validation loaders, what the sanity check takes.
+  LimitedLoaders sanity_loaders() const;
   /// What a batch of the train loader counts for in the gradients of all ranks: 1 on one rank, 0 if it is empty, which
   /// is worth a warning if no other rank has a part of it.
   double weight_of(const Batch& batch) const;

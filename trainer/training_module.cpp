@@ -20,8 +20,9 @@ namespace {
 Tensor TrainingModule::training_step(const Batch&, StepContext&) { missing(*this, "training_step"); }
 void TrainingModule::validation_step(const Batch&, StepContext&) { missing(*this, "validation_step"); }
 void TrainingModule::test_step(const Batch&, StepContext&) { missing(*this, "test_step"); }
-Batch TrainingModule::predict_step(const Batch&, StepContext&) { missing(*this, "predict_step"); }
+Batch TrainingModule::predict_step(const Batch& batch, StepContext&) { return {{"y", (*this)(batch[0])}}; }
 OptimizerConfig TrainingModule::configure_optimizers() { missing(*this, "configure_optimizers"); }
+DataLoader TrainingModule::train_dataloader() { missing(*this, "train_dataloader"); }
 
 void TrainingModule::transfer_batch_to_device(Batch& batch, Device device) {
   const auto is_elsewhere = [&](const NamedTensor& entry) { return entry.tensor.device() != device; };

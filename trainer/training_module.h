@@ -11,6 +11,7 @@
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/hook_point.h"
 #include "anneal/trainer/hparams.h"
+#include "anneal/trainer/loader_set.h"
 #include "anneal/trainer/manual_optimization.h"
 #include "anneal/trainer/metric_map.h"
 #include "anneal/trainer/optimizer_config.h"
@@ -42,7 +43,8 @@ class TrainingModule : public nn::Module {
   /// Log metrics here; gradients are not recorded and the module is in eval mode.
   virtual void validation_step(const Batch& batch, StepContext& step);
   virtual void test_step(const Batch& batch, StepContext& step);
-  /// What the module says of a batch, by names of its choice: `return {{"y", net(batch["x"])}};`
+  /// What the module says of a batch, by names of its choice: `return {{"y", net(batch["x"])}};` By default that is
+  /// what `forward` makes of the batch's first tensor.
   virtual Batch predict_step(const Batch& batch, StepContext& step);
   virtual OptimizerConfig configure_optimizers();
   /// Makes the parts that are too large to be made on every use of the type: called once per run, after setup.
@@ -53,6 +55,13 @@ class TrainingModule : public nn::Module {
   virtual HParams hparams() const { return {}; }
   /// Downloads and the like: called on one rank of each machine, while the others wait. Keep nothing in members here.
   virtual void prepare_data() {}
+
+  // ---- loaders of its own, for runs that are given none: as a DataModule's ----
+
+  virtual DataLoader train_dataloader();
+  virtual LoaderSet val_dataloader() { return {}; }
+  virtual LoaderSet test_dataloader() { return {}; }
+  virtual LoaderSet predict_dataloader() { return {}; }
 
   // ---- hooks, each called after the callbacks' ones of the same name ----
 
@@ -72,6 +81,7 @@ class TrainingModule : public nn::Module {
   virtual void on_before_backward(const Tensor& /*loss*/) {}
   virtual void on_after_backward() {}
   virtual void on_before_optimizer_step(optim::Optimizer&) {}
+  virtual void on_swa_batch(const Batch&, StepContext&) {}
 
   virtual void on_validation_start() {}
   virtual void on_validation_end() {}
@@ -148,6 +158,9 @@ class TrainingModule : public nn::Module {
   ManualOptimizer optimizer(std::size_t i = 0) const;
   /// While the result lives, only that optimizer's parameters require gradients. Throws Error if another one lives.
   Toggled toggled(std::size_t i);
+  /// Whether the running batch completes a window of so many, for accumulation; an epoch's last batch does. Backward
+  /// adds to a rank's own gradients, and `step` sums them over the ranks: nothing need be held back meanwhile.
+  bool is_last_of_window(std::int64_t batches) const;
 
   // ---- in a run ----
 

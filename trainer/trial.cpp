@@ -44,8 +44,6 @@ Aside::Aside(TrainerState& s)
       batches_(s.batches, {}),
       stream_(s.stream, {}),
       train_batches_(s.train_batches),
-      test_batches_(s.test_batches),
-      predict_batches_(s.predict_batches),
       resumed_from_(s.resumed_from),
       stop_requested_(s.stop_requested, false),
       stop_agreed_(s.stop_agreed, false),

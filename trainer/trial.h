@@ -51,7 +51,7 @@ class Aside {
   Restored<LimitedLoaders> val_;
   Restored<std::optional<BatchIterator>> batches_;
   Restored<StateMap> stream_;
-  Restored<std::int64_t> train_batches_, test_batches_, predict_batches_;
+  Restored<std::int64_t> train_batches_;
   Restored<std::filesystem::path> resumed_from_;
   Restored<std::atomic<bool>, bool> stop_requested_;
   Restored<bool> stop_agreed_;

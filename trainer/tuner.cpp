@@ -29,7 +29,7 @@ Stage stage_of(const std::string& method) {
 
 LearningRateCurve Tuner::find_learning_rate(TrainingModule& module, const ModuleParts& parts, const DataLoader& train,
                                             const LearningRateFinderOptions& options) {
-  GivenLoaders data(train, nullptr);
+  GivenLoaders data(module, &train);
   return find_learning_rate(module, parts, data, options);
 }
 
@@ -47,7 +47,8 @@ LearningRateCurve Tuner::find_learning_rate(TrainingModule& module, const Module
 std::int64_t Tuner::find_batch_size(TrainingModule& module, const ModuleParts& parts, DataLoader& loader,
                                     const BatchSizeFinderOptions& options) {
   const LoaderSet set(loader);
-  GivenLoaders data = options.method == "fit" ? GivenLoaders(loader, nullptr) : GivenLoaders(set);
+  const bool fits = options.method == "fit";
+  GivenLoaders data(module, fits ? &loader : nullptr, fits ? nullptr : &set);
   if (const std::int64_t found = find_batch_size(module, parts, data, options); found > 0)
     loader = loader.with_batch_size(found);
   return loader.options().batch_size;

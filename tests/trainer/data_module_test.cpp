@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "anneal/tests/dist/spawn_ranks.h"
 #include "anneal/tests/trainer/support.h"
@@ -284,6 +285,30 @@ TEST(DataModule, IsPreparedOnOneRankAndSetUpOnAll) {
   const auto results = spawn_ranks(2, "prepare_data", {}, std::chrono::seconds(60));
   EXPECT_EQ(results.ranks[0].err, "prepare setup:fit val_dl teardown:fit ");
   EXPECT_EQ(results.ranks[1].err, "setup:fit val_dl teardown:fit ");
+}
+
+// The same with a machine for each rank.
+const RankFunction prepare_once("prepare_once", [] {
+  ::setenv("LOCAL_RANK", "0", 1);
+  ::setenv("LOCAL_WORLD_SIZE", "1", 1);
+  struct Once : OnRanks {
+    bool prepare_data_per_node() const override { return false; }
+  } data;
+  struct Module : Probe {
+    std::string prepared;
+    void prepare_data() override { prepared = "module "; }
+  } module;
+  Trainer trainer(quiet({.max_epochs = 1, .limit_val_batches = 0}));
+  trainer.fit(module, data);
+  std::fputs(format("{} {} {}{}", trainer.node_rank(), trainer.local_rank(), module.prepared, data.log[0]).c_str(),
+             stderr);
+  return 0;
+});
+
+TEST(DataModule, IsPreparedOnOneRankOfAllMachinesIfItSaysSo) {
+  const auto results = spawn_ranks(2, "prepare_once", {}, std::chrono::seconds(60));
+  EXPECT_EQ(results.ranks[0].err, "0 0 module prepare");
+  EXPECT_EQ(results.ranks[1].err, "1 0 setup:fit");
 }
 
 // Ranks with loaders of their own of different lengths.

@@ -46,12 +46,29 @@ TEST(SeveralLoaders, LimitsAreForEachAndBatchesCountAnew) {
     seen.emplace_back(step.dataloader_idx(), step.batch_idx());
   };
   auto watch = std::make_shared<Watch>();
-  Trainer trainer(quiet({.max_epochs = 1, .limit_val_batches = 3, .num_sanity_val_steps = 1, .callbacks = {watch}}));
+  std::vector<std::int64_t> numbers;
+  LambdaHooks hooks;
+  hooks.on_train_start = [&](Trainer& t, TrainingModule&) {
+    numbers = {t.num_val_batches(),        t.num_val_batches(0),        t.num_val_batches(1),
+               t.num_sanity_val_batches(), t.num_sanity_val_batches(1), t.num_test_batches()};
+  };
+  hooks.on_test_start = [&](Trainer& t, TrainingModule&) {
+    numbers = {t.num_test_batches(), t.num_test_batches(1), t.num_predict_batches()};
+  };
+  Trainer trainer(quiet({.max_epochs = 1,
+                         .limit_val_batches = 3,
+                         .limit_test_batches = 1,
+                         .num_sanity_val_steps = 1,
+                         .callbacks = {watch, LambdaCallback(hooks)}}));
   trainer.fit(probe, counting_loader(2), {counting_loader(5), counting_loader(2)});
+  EXPECT_EQ(numbers, (std::vector<std::int64_t>{5, 3, 2, 2, 1, 0}));
   EXPECT_EQ(watch->sanity_batches, 2);
   EXPECT_EQ(watch->val_batches, 5);
   EXPECT_EQ(seen, (std::vector<std::pair<std::int64_t, std::int64_t>>{
                       {0, 0}, {1, 0}, {0, 0}, {0, 1}, {0, 2}, {1, 0}, {1, 1}}));
+  trainer.test(probe, {counting_loader(5), counting_loader(2)}, {.verbose = false});
+  EXPECT_EQ(watch->test_batches, 2);
+  EXPECT_EQ(numbers, (std::vector<std::int64_t>{2, 1, 0}));
 }
 
 struct Doubling : Probe {
@@ -82,8 +99,41 @@ TEST(Predict, ReturnsWhatTheStepSays) {
   Trainer limited(quiet({.limit_predict_batches = 1}));
   EXPECT_EQ(flat(limited.predict(module, counting_loader(5))), (Values{0}));
   Probe probe;
-  EXPECT_NE(message_of<ConfigError>([&] { trainer.predict(probe, counting_loader(1)); }).find("predict_step"),
-            std::string::npos);
+  EXPECT_TRUE(message_of<ConfigError>([&] {
+                trainer.predict(probe, counting_loader(1));
+              }).starts_with("predict_step or forward: the module (Probe) does not override it"));
+}
+
+TEST(Predict, IsForwardByDefault) {
+  struct Tripling : Probe {
+    Tensor forward(const Tensor& x) const override { return x * 3.0; }
+  } module;
+  EXPECT_EQ(flat(Trainer(quiet({})).predict(module, counting_loader(2, 2))), (Values{0, 3, 6, 9}));
+}
+
+TEST(Loaders, AreTheModulesOwnWhereNoneAreGiven) {
+  struct Own : Doubling {
+    DataLoader train_dataloader() override { return counting_loader(3); }
+    LoaderSet val_dataloader() override { return counting_loader(2); }
+    LoaderSet test_dataloader() override { return {counting_loader(1), counting_loader(4)}; }
+    LoaderSet predict_dataloader() override { return counting_loader(2); }
+  } module;
+  auto watch = std::make_shared<Watch>();
+  Trainer trainer(quiet({.max_epochs = 1, .num_sanity_val_steps = 0, .callbacks = {watch}}));
+  EXPECT_EQ(trainer.fit(module).global_step, 3);
+  EXPECT_EQ(watch->val_batches, 2);
+  EXPECT_EQ(trainer.fit(module, counting_loader(5)).global_step, 5);
+  EXPECT_EQ(watch->val_batches, 4);
+  EXPECT_EQ(trainer.fit(module, counting_loader(5), counting_loader(1)).global_step, 5);
+  EXPECT_EQ(watch->val_batches, 5);
+  EXPECT_EQ(trainer.validate(module, {.verbose = false}).size(), 1U);
+  EXPECT_EQ(trainer.test(module, {.verbose = false}).size(), 2U);
+  EXPECT_EQ(flat(trainer.predict(module).at(0)), (Values{0, 2}));
+  EXPECT_EQ(trainer.test({.verbose = false}).size(), 2U);
+
+  Probe without;
+  EXPECT_TRUE(message_of<ConfigError>([&] { trainer.fit(without); }).starts_with("train_dataloader"));
+  EXPECT_TRUE(message_of<ConfigError>([&] { trainer.test(without); }).starts_with("test_dataloader"));
 }
 
 TEST(Predict, NothingCanBeLogged) {
@@ -255,6 +305,43 @@ TEST(Evaluation, TakesWeightsFromACheckpoint) {
   best.test(scored, counting_loader(1), {.verbose = false, .ckpt = "best"});
   ASSERT_EQ(at_end.size(), 3U);
   EXPECT_EQ(scored.weight.item(), at_end[1]);
+}
+
+TEST(Evaluation, WithoutAModuleIsOfTheFittedOneAtItsBest) {
+  const TempFolder dir;
+  Values at_end;
+  Doubling module;
+  module.in_validation_step = [](const Batch&, StepContext& step) {
+    step.log("val_loss", Values{3, 1, 2}.at(static_cast<std::size_t>(std::min<std::int64_t>(step.current_epoch(), 2))));
+  };
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 3});
+  options.enable_checkpointing = true;
+  options.callbacks = {ModelCheckpoint({.dirpath = dir.path(), .monitor = "val_loss", .save_last = true}),
+                       LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
+                         at_end.push_back(module.weight.item());
+                       }})};
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer trainer(options);
+  EXPECT_TRUE(message_of<Error>([&] { trainer.test(counting_loader(1)); }).starts_with("test: expected a module"));
+  trainer.fit(module, counting_loader(2), counting_loader(1));
+  ASSERT_EQ(at_end.size(), 3U);
+  trainer.validate(module, counting_loader(1), {.verbose = false});
+  EXPECT_EQ(module.weight.item(), at_end[2]) << "one that is given keeps its weights";
+  EXPECT_EQ(text.find("best checkpoint"), std::string::npos);
+  trainer.test(counting_loader(1), {.verbose = false});
+  EXPECT_EQ(module.weight.item(), at_end[1]);
+  EXPECT_NE(text.find("test: the module has the weights of its best checkpoint"), std::string::npos) << text;
+  trainer.validate(counting_loader(1), {.verbose = false, .ckpt = "last"});
+  EXPECT_EQ(module.weight.item(), at_end[2]);
+  EXPECT_EQ(flat(trainer.predict(counting_loader(2))), (Values{0, 2}));
+  EXPECT_EQ(module.weight.item(), at_end[1]);
+
+  Trainer keeps_none(quiet({.max_epochs = 1}));
+  keeps_none.fit(module, counting_loader(2), counting_loader(1));
+  const double own = module.weight.item();
+  keeps_none.test(counting_loader(1), {.verbose = false});
+  EXPECT_EQ(module.weight.item(), own);
 }
 
 }  // namespace

@@ -59,13 +59,16 @@ struct Monitor : Callback {
 
 struct Recorded : Probe {
   Log* log = nullptr;
+  std::optional<Interval> interval = {};  // of a schedule
   void note(const char* hook) { log->push_back(std::string("M ") + hook); }
   Tensor training_step(const Batch& batch, StepContext& step) override {
     return note("training_step"), Probe::training_step(batch, step);
   }
   void validation_step(const Batch&, StepContext&) override { note("validation_step"); }
   OptimizerConfig configure_optimizers() override {
-    return note("configure_optimizers"), Probe::configure_optimizers();
+    note("configure_optimizers");
+    if (!interval) return Probe::configure_optimizers();
+    return {optim::SGD(parameters(), {.lr = 0.1}), optim::constant_lr(), *interval};
   }
   void setup(Stage) override { note("setup"); }
   void teardown(Stage) override { note("teardown"); }
@@ -84,6 +87,7 @@ struct Recorded : Probe {
   void on_after_backward() override { note("on_after_backward"); }
   void on_before_optimizer_step(optim::Optimizer&) override { note("on_before_optimizer_step"); }
   void optimizer_step(optim::Optimizer& o) override { note("optimizer_step"), Probe::optimizer_step(o); }
+  void lr_scheduler_step(optim::LRScheduler& s) override { note("lr_scheduler_step"), Probe::lr_scheduler_step(s); }
   void on_validation_model_eval() override { note("on_validation_model_eval"), Probe::on_validation_model_eval(); }
   void on_validation_model_train() override { note("on_validation_model_train"); }
   void on_validation_model_zero_grad() override { note("on_validation_model_zero_grad"); }
@@ -110,7 +114,7 @@ void evaluation(Log& log) {
   log.push_back("M on_validation_model_train");
 }
 
-void batch(Log& log, bool first_of_window, bool last_of_window) {
+void batch(Log& log, bool first_of_window, bool last_of_window, bool schedule_moves) {
   both(log, "on_train_batch_start");
   log.push_back("M training_step");
   if (first_of_window) {
@@ -124,10 +128,11 @@ void batch(Log& log, bool first_of_window, bool last_of_window) {
     both(log, "on_before_optimizer_step");
     log.push_back("M optimizer_step");
   }
+  if (schedule_moves) log.push_back("M lr_scheduler_step");
   both(log, "on_train_batch_end");
 }
 
-TEST(Hooks, OrderIsTheSpecifications) {
+void expect_order(Interval interval) {
   Log log, expected;
   Trainer trainer(quiet({.max_epochs = 1,
                          .num_sanity_val_steps = 1,
@@ -135,6 +140,7 @@ TEST(Hooks, OrderIsTheSpecifications) {
                          .callbacks = {Monitor(&log), Recorder(&log)}}));
   Recorded module;
   module.log = &log;
+  module.interval = interval;
   trainer.fit(module, counting_loader(3), counting_loader(1));
 
   both(expected, "setup");
@@ -145,9 +151,9 @@ TEST(Hooks, OrderIsTheSpecifications) {
   expected.push_back("C on_sanity_check_end");
   both(expected, "on_train_start");
   both(expected, "on_train_epoch_start");
-  batch(expected, true, false);
-  batch(expected, false, true);
-  batch(expected, true, true);
+  batch(expected, true, false, false);
+  batch(expected, false, true, interval == Interval::step);
+  batch(expected, true, true, true);
   expected.push_back("M on_validation_model_zero_grad");
   evaluation(expected);
   both(expected, "on_train_epoch_end");
@@ -156,6 +162,27 @@ TEST(Hooks, OrderIsTheSpecifications) {
   both(expected, "on_fit_end");
   both(expected, "teardown");
   EXPECT_EQ(log, expected);
+}
+
+TEST(Hooks, OrderIsTheSpecifications) {
+  for (const Interval interval : {Interval::step, Interval::epoch}) expect_order(interval);
+}
+
+TEST(Hooks, CallbacksComeInTheirOrderAndBeforeTheModule) {
+  Log log;
+  const auto noting = [&](const char* name) {
+    return LambdaCallback({.on_train_start = [&log, name](Trainer&, TrainingModule&) { log.emplace_back(name); },
+                           .on_train_epoch_end = [&log, name](Trainer&, TrainingModule&) { log.emplace_back(name); }});
+  };
+  struct Last : Probe {
+    Log* log;
+    void on_train_start() override { log->emplace_back("module"); }
+    void on_train_epoch_end() override { log->emplace_back("module"); }
+  } module;
+  module.log = &log;
+  Trainer(quiet({.max_epochs = 1, .callbacks = {noting("a"), noting("b"), Monitor(&log), noting("c")}}))
+      .fit(module, counting_loader(1));
+  EXPECT_EQ(log, (Log{"a", "b", "c", "module", "a", "b", "c", "module", "C monitor"}));
 }
 
 TEST(Hooks, CountersInHooks) {
@@ -198,7 +225,11 @@ TEST(Validation, ModesAreRestoredOneByOne) {
     }
   } model;
   model.frozen.eval();
-  Trainer(quiet({.max_epochs = 2})).fit(model, counting_loader(2), counting_loader(1));
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer(options).fit(model, counting_loader(2), counting_loader(1));
+  EXPECT_NE(text.find("modules in eval mode, which are trained so: 1"), std::string::npos) << text;
   EXPECT_FALSE(model.frozen.training());
   EXPECT_TRUE(model.other.training());
 }
@@ -238,6 +269,49 @@ TEST(SanityCheck, LeavesNoMetrics) {
   Trainer trainer(quiet({.max_epochs = 1, .callbacks = {Empty()}}));
   trainer.fit(noisy, counting_loader(1), counting_loader(1));
   EXPECT_TRUE(trainer.callback_metrics().contains("noise"));
+}
+
+TEST(SanityCheck, IsNotForARunThatGoesOn) {
+  const TempFolder dir;
+  const std::string path = (dir / "c.safetensors").string();
+  auto watch = std::make_shared<Watch>();
+  Probe probe;
+  const auto fit = [&](const FitOptions& options) {
+    Trainer trainer(quiet({.max_epochs = 2, .callbacks = {watch, AtBatchEnd([&](Trainer& t, std::int64_t) {
+                                                            if (t.global_step() == 2) t.save_checkpoint(path);
+                                                          })}}));
+    trainer.fit(probe, counting_loader(2), counting_loader(1), options);
+  };
+  fit({});
+  EXPECT_EQ(watch->sanity_batches, 1);
+  fit({.resume = path});
+  EXPECT_EQ(watch->sanity_batches, 1);
+  EXPECT_EQ(watch->val_batches, 2 + 2);
+}
+
+TEST(Exceptions, LoggersAndTheStatusTellOfThem) {
+  struct Ends : Logger {
+    Log all;
+    void log_metrics(const MetricMap&, std::int64_t) override {}
+    void finalize(std::string_view status) override { all.emplace_back(status); }
+    fs::path log_dir() const override { return "."; }
+  };
+  const auto ends = std::make_shared<Ends>();
+  TrainerOptions options{.max_epochs = 1};
+  options.logger = ends;
+  Trainer trainer(quiet(options));
+  EXPECT_EQ(trainer.status(), RunStatus::none);
+  Probe probe;
+  probe.in_training_step = [&](const Batch&, StepContext&) {
+    EXPECT_EQ(trainer.status(), RunStatus::running);
+    throw Error("no");
+  };
+  EXPECT_THROW(trainer.fit(probe, counting_loader(1)), Error);
+  EXPECT_EQ(trainer.status(), RunStatus::interrupted);
+  probe.in_training_step = nullptr;
+  trainer.fit(probe, counting_loader(1));
+  EXPECT_EQ(trainer.status(), RunStatus::finished);
+  EXPECT_EQ(ends->all, (Log{"failed", "success"}));
 }
 
 TEST(Exceptions, EndTheRunAndArriveUnchanged) {

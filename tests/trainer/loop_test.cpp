@@ -61,6 +61,21 @@ TEST(Limits, EpochsAndSteps) {
   EXPECT_EQ(estimated({.max_steps = 5}), 5);
   EXPECT_EQ(estimated({.max_epochs = 3, .max_steps = 5}), 5);
   EXPECT_EQ(estimated({.max_epochs = -1}), -1) << "there is no limit";
+  struct Asking : Probe {
+    std::int64_t number = 0;
+    OptimizerConfig configure_optimizers() override {
+      number = trainer().estimated_stepping_batches();
+      return Probe::configure_optimizers();
+    }
+  } asking;
+  Trainer(quiet({.max_epochs = 3, .accumulate_grad_batches = 4})).fit(asking, counting_loader(10));
+  EXPECT_EQ(asking.number, 9);
+}
+
+TEST(Limits, MinimaUnset) {
+  EXPECT_EQ(*resolve({}).min_epochs, 0);
+  EXPECT_EQ(*resolve({.min_steps = 3}).min_epochs, 1);
+  EXPECT_EQ(*resolve({.min_epochs = 0, .min_steps = 3}).min_epochs, 0);
 }
 
 TEST(Limits, MaxEpochsUnset) {
@@ -77,6 +92,8 @@ TEST(Limits, BadValuesNameTheirOption) {
   };
   EXPECT_TRUE(error({.max_epochs = -2}).starts_with("max_epochs"));
   EXPECT_TRUE(error({.max_steps = -2}).starts_with("max_steps"));
+  EXPECT_TRUE(error({.min_epochs = -1}).starts_with("min_epochs"));
+  EXPECT_TRUE(error({.min_steps = -1}).starts_with("min_steps"));
   EXPECT_TRUE(error({.max_epochs = 2, .min_epochs = 5}).starts_with("min_epochs"));
   EXPECT_TRUE(error({.max_steps = 2, .min_steps = 5}).starts_with("min_steps"));
   EXPECT_TRUE(error({.limit_train_batches = 1.5}).starts_with("limit_train_batches"));
@@ -183,6 +200,7 @@ TEST(Validation, WhenItIsDue) {
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 1}, 10), (Checks{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(at({.max_epochs = 1}, 10), (Checks{10}));
   EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 4}, 10), (Checks{4, 8}));
+  EXPECT_EQ(at({.max_epochs = 1, .val_check_interval = 2.0}, 5), (Checks{2, 4}));
   EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 7, .check_val_every_n_epoch = std::nullopt}, 5),
             (Checks{7, 14}));
   EXPECT_EQ(at({.max_epochs = 2, .check_val_every_n_epoch = std::nullopt}, 5), (Checks{5, 10}));
@@ -190,6 +208,36 @@ TEST(Validation, WhenItIsDue) {
   EXPECT_EQ(at({.max_epochs = 3, .val_check_interval = 2, .check_val_every_n_epoch = 2}, 4), (Checks{6, 8}));
   EXPECT_EQ(at({.max_epochs = 1, .limit_train_batches = 4, .val_check_interval = 0.5}, 10), (Checks{2, 4}));
   EXPECT_EQ(at({.max_epochs = -1, .max_steps = 6, .val_check_interval = 4}, 10), (Checks{4}));
+}
+
+TEST(Validation, NeedsALoaderAndAStep) {
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1});
+  options.sink = [&](std::string_view line) { text += line; };
+  auto watch = std::make_shared<Watch>();
+  options.callbacks = {watch};
+  struct WithoutStep : TrainingModule {
+    nn::Parameter weight{{this, "weight"}, zeros({1})};
+    Tensor training_step(const Batch&, StepContext&) override { return sum(weight); }
+    OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 0.1})}; }
+  } without_step;
+  Trainer(options).fit(without_step, counting_loader(1), counting_loader(1));
+  EXPECT_NE(text.find("a loader for validation, but the module has no validation_step"), std::string::npos) << text;
+  EXPECT_EQ(watch->val_batches + watch->sanity_batches, 0);
+  text.clear();
+  Trainer(options).fit(without_step, counting_loader(1));
+  EXPECT_EQ(text, "");
+
+  Probe probe;
+  Trainer(options).fit(probe, counting_loader(1));
+  EXPECT_NE(text.find("a validation_step, but there is no loader for it"), std::string::npos) << text;
+  text.clear();
+  Trainer(options).fit(probe, counting_loader(1), counting_loader(1));
+  TrainingModule& unknown = probe;  // its type does not tell what it overrides
+  Trainer(options).fit(unknown, counting_loader(1));
+  options.limit_val_batches = 0;
+  Trainer(options).fit(probe, counting_loader(1));
+  EXPECT_EQ(text, "");
 }
 
 std::shared_ptr<Callback> stop_at(std::int64_t batch) {
@@ -214,6 +262,18 @@ TEST(Stopping, WaitsForMinimaAndWindows) {
   const auto window = fit({.max_epochs = 9, .accumulate_grad_batches = 4}, 6, 0, stop_at(2));
   EXPECT_EQ(window.watch.batches, 4);
   EXPECT_EQ(window.result.global_step, 1);
+  const auto no_check = fit({.max_epochs = 9, .check_val_every_n_epoch = 2}, 6, 1, stop_at(2));
+  EXPECT_EQ(no_check.result.global_step, 3);
+  EXPECT_EQ(no_check.watch.checks, Checks()) << "the epoch is none of those that have checks";
+}
+
+TEST(Stopping, SaysOnceThatItWaits) {
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 9, .min_epochs = 2, .callbacks = {stop_at(2)}});
+  options.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  EXPECT_EQ(Trainer(options).fit(probe, counting_loader(6), counting_loader(1)).global_step, 12);
+  EXPECT_EQ(text, "a request to stop waits for min_epochs (2) and min_steps (0)\n");
 }
 
 // Records the gradient at each step.
@@ -276,7 +336,8 @@ TEST(Accumulation, EqualsOneLargeBatch) {
 
 TEST(Steps, WithoutLoss) {
   struct Some : Probe {
-    std::int64_t without = 0;
+    std::int64_t without = 0, steps = 0;
+    void optimizer_step(optim::Optimizer& optimizer) override { ++steps, Probe::optimizer_step(optimizer); }
     Tensor training_step(const Batch& batch, StepContext& step) override {
       return step.batch_idx() == without ? Tensor() : Probe::training_step(batch, step);
     }
@@ -287,6 +348,7 @@ TEST(Steps, WithoutLoss) {
     Some module;
     module.without = k == 1 ? 1 : 0;
     EXPECT_EQ(trainer.fit(module, counting_loader(k == 1 ? 3 : 2)).global_step, k == 1 ? 2 : 1);
+    EXPECT_EQ(module.steps, k == 1 ? 2 : 1);
     EXPECT_EQ(gradients->values, (k == 1 ? std::vector<double>{1, 3} : std::vector<double>{2}));
   }
 }
@@ -372,6 +434,35 @@ TEST(Runs, AMissingPartIsNamed) {
   EXPECT_TRUE(message_of<ConfigError>([&] { trainer.test(empty, counting_loader(1)); }).starts_with("test_step"));
   EXPECT_TRUE(
       message_of<ConfigError>([&] { trainer.validate(empty, counting_loader(1)); }).starts_with("validation_step"));
+}
+
+TEST(Runs, WithoutAnOptimizerNothingIsCounted) {
+  struct Fixed : Probe {
+    OptimizerConfig configure_optimizers() override { return {}; }
+  } module;
+  auto watch = std::make_shared<Watch>();
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2, .callbacks = {watch}});
+  options.sink = [&](std::string_view line) { text += line; };
+  const FitResult result = Trainer(options).fit(module, counting_loader(3));
+  EXPECT_EQ(result.global_step, 0);
+  EXPECT_EQ(result.epochs, 2);
+  EXPECT_EQ(watch->batches, 6);
+  EXPECT_EQ(module.weight.item(), 0);
+  EXPECT_NE(text.find("configure_optimizers returned no optimizer"), std::string::npos) << text;
+}
+
+TEST(Runs, ALossThatCannotBeLoweredIsAnError) {
+  struct Other : Probe {
+    std::function<Tensor(const Tensor&)> loss;
+    Tensor training_step(const Batch&, StepContext&) override { return loss(weight); }
+  } module;
+  const auto message = [&](std::function<Tensor(const Tensor&)> loss) {
+    module.loss = std::move(loss);
+    return message_of<Error>([&] { Trainer(quiet({.max_epochs = 1})).fit(module, counting_loader(1)); });
+  };
+  EXPECT_NE(message([](const Tensor& w) { return w.expand({3}) * 2.0; }).find("got [3]"), std::string::npos);
+  EXPECT_NE(message([](const Tensor&) { return ones({}); }).find("without gradient"), std::string::npos);
 }
 
 }  // namespace

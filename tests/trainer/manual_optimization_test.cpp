@@ -89,6 +89,43 @@ TEST(ManualOptimization, SchedulesAreTheModules) {
   EXPECT_EQ(rates, (std::vector<double>{1, 0.5, 0.25, 0.125}));
 }
 
+TEST(ManualOptimization, APlateauIsTheModulesToo) {
+  struct Watched : Pair {
+    OptimizerConfig configure_optimizers() override {
+      return {{.optimizer = optim::SGD(parameters(), {.lr = 1}),
+               .plateau = optim::PlateauOptions{.factor = 0.5, .patience = 0},
+               .monitor = "nothing"}};
+    }
+  } pair;
+  std::vector<double> rates;
+  pair.step = [&](Pair& m, const Batch&, StepContext&) {
+    m.manual_backward(sum(m.a));
+    m.optimizer().step();
+    m.optimizer().step_schedule(1.0);
+    rates.push_back(m.optimizer().optimizer().lr());
+    return Tensor();
+  };
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer(options).fit(pair, counting_loader(3));
+  EXPECT_EQ(rates, (std::vector<double>{1, 0.5, 0.25}));
+  EXPECT_NE(text.find("monitor and strict mean nothing with manual optimization"), std::string::npos) << text;
+}
+
+TEST(ManualOptimization, StepsWhereAWindowEnds) {
+  Pair pair;
+  pair.step = [](Pair& m, const Batch&, StepContext&) {
+    m.manual_backward(sum(m.a));
+    if (!m.is_last_of_window(2)) return Tensor();
+    m.optimizer(0).step();
+    m.optimizer(0).zero_grad();
+    return Tensor();
+  };
+  EXPECT_EQ(Trainer(quiet({.max_epochs = 2})).fit(pair, counting_loader(5)).global_step, 6);
+  EXPECT_NEAR(pair.a.item(), 1 - 0.1 * 10, 1e-6) << "gradients add up";
+}
+
 TEST(ManualOptimization, ClipsBeforeTheStep) {
   Pair pair;
   pair.step = [](Pair& m, const Batch&, StepContext&) {

@@ -292,7 +292,22 @@ TEST(Anomalies, NameTheBatch) {
   }
   const std::string message = message_of<AnomalyError>(
       [&] { Trainer(quiet({.max_epochs = 1, .detect_anomaly = true})).fit(bad, counting_loader(4)); });
-  EXPECT_NE(message.find("batch 2 of epoch 0"), std::string::npos) << message;
+  EXPECT_NE(message.find("(batch 2 of epoch 0"), std::string::npos) << message;
+}
+
+TEST(Anomalies, NameTheLayer) {
+  struct Layers : TrainingModule {
+    nn::Sequential net{{this, "net"}, nn::Linear(1, 2), nn::ReLU(), nn::Linear(2, 1)};
+    Tensor training_step(const Batch& batch, StepContext&) override { return mean(net(batch["x"])); }
+    OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 0.1})}; }
+  } module;
+  {
+    const NoGrad no_grad;
+    module.parameters()[2].tensor.fill_(INFINITY);
+  }
+  const std::string message = message_of<AnomalyError>(
+      [&] { Trainer(quiet({.max_epochs = 1, .detect_anomaly = true})).fit(module, counting_loader(1)); });
+  EXPECT_NE(message.find("(layer net.2 (Linear), batch 0 of epoch 0"), std::string::npos) << message;
 }
 
 }  // namespace

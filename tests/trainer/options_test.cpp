@@ -142,6 +142,11 @@ TEST(Options, Repeatability) {
   EXPECT_EQ(times(text_of(quiet({.deterministic = true})), "benchmark"), 0u);
 }
 
+TEST(Options, LookingForAnomaliesIsSaidToBeSlow) {
+  EXPECT_EQ(times(text_of(quiet({.max_epochs = 1, .detect_anomaly = true})), "detect_anomaly"), 1u);
+  EXPECT_EQ(times(text_of(quiet({.max_epochs = 1})), "detect_anomaly"), 0u);
+}
+
 TEST(Options, RootIsAFolder) {
   for (const char* url : {"s3://bucket/runs", "hdfs://x"})
     expect_has(error_of({.default_root_dir = url}), {"default_root_dir", url});

@@ -78,6 +78,37 @@ TEST(StochasticWeightAveraging, TheModelEndsWithTheMeanOfEpochs) {
   EXPECT_EQ(count, 4);
   const Values& w = module.weights;
   EXPECT_NEAR(module.weight.item(), (w[1] + w[2] + w[3] + w[4]) / 4, 1e-12);
+
+  // So it does where another limit ends training.
+  Falling other;
+  Trainer(quiet({.max_epochs = -1,
+                 .max_steps = 3,
+                 .callbacks = {StochasticWeightAveraging({.swa_lr = 0.5, .swa_epoch_start = 2})}}))
+      .fit(other, counting_loader(1));
+  EXPECT_NEAR(other.weight.item(), (other.weights[1] + other.weights[2]) / 2, 1e-12);
+}
+
+TEST(StochasticWeightAveraging, NeedsOneOptimizer) {
+  struct Other : Falling {
+    std::size_t optimizers = 0;
+    bool automatic = true;
+    bool automatic_optimization() const override { return automatic; }
+    OptimizerConfig configure_optimizers() override {
+      if (optimizers == 0) return {};
+      return Falling::configure_optimizers();
+    }
+  } module;
+  const auto message = [&] {
+    return message_of<ConfigError>([&] {
+      Trainer(quiet({.max_epochs = 1, .callbacks = {StochasticWeightAveraging({.swa_lr = 0.5})}}))
+          .fit(module, counting_loader(1));
+    });
+  };
+  EXPECT_NE(message().find("expected one optimizer that the Trainer steps, got 0"), std::string::npos);
+  module.optimizers = 1;
+  EXPECT_EQ(message(), "");
+  module.automatic = false;
+  EXPECT_NE(message().find("with manual optimization"), std::string::npos);
 }
 
 TEST(StochasticWeightAveraging, BadOptionsAreNamed) {
@@ -114,13 +145,38 @@ Values state_of(const nn::Module& module) {
   return all;
 }
 
+Values weights_of(const nn::Module& module) {
+  Values all;
+  for (const NamedTensor& entry : module.parameters())
+    for (const double v : entry.tensor.to_vector()) all.push_back(v);
+  return all;
+}
+
 TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
   manual_seed(2);
   Normed module;
   const DataLoader loader = counting_loader(3, 4);
+  Values sums(8);  // of the weights at the epochs' ends
+  std::vector<std::int64_t> passed;
   Trainer trainer(
-      quiet({.max_epochs = 3, .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.05}, .swa_epoch_start = 1})}}));
-  EXPECT_EQ(trainer.fit(module, loader).global_step, 9);
+      quiet({.precision = 64,
+             .max_epochs = 3,
+             .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.05}, .swa_epoch_start = 1}),
+                           LambdaCallback({.on_swa_batch =
+                                               [&](Trainer& t, TrainingModule&, const Batch&, StepContext& step) {
+                                                 passed.push_back(step.batch_idx());
+                                                 EXPECT_EQ(t.global_step(), 9);
+                                               }}),
+                           LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
+                             const Values weights = weights_of(module);
+                             for (std::size_t i = 0; i < 8; ++i) sums[i] += weights.at(i);
+                           }})}}));
+  const FitResult result = trainer.fit(module, loader);
+  EXPECT_EQ(result.global_step, 9);
+  EXPECT_EQ(result.epochs, 3);
+  EXPECT_EQ(trainer.current_epoch(), 3);
+  EXPECT_EQ(passed, (std::vector<std::int64_t>{0, 1, 2}));
+  for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(weights_of(module).at(i), sums[i] / 3, 1e-12) << i;
   EXPECT_EQ(module.norm.momentum(), 0.1);
   EXPECT_EQ(trainer.callback_metrics().contains("train_loss_epoch"), true);
   // By hand: the means over the batches of each batch's statistics, for the weights that the module has.
@@ -128,7 +184,7 @@ TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
   Values mean_of(2), var_of(2);
   DataLoader again = loader;
   for (Batch& batch : again) {
-    const Tensor y = module.layer(batch["x"]);
+    const Tensor y = module.layer(batch["x"].to(DType::f64));
     for (std::int64_t c = 0; c < 2; ++c) {
       const Values column = y.select(1, c).to_vector();
       double sum = 0, squares = 0;
@@ -139,8 +195,8 @@ TEST(StochasticWeightAveraging, ComputesBatchNormsStatisticsAnew) {
     }
   }
   for (std::size_t c = 0; c < 2; ++c) {
-    EXPECT_NEAR(module.norm.running_mean.to_vector()[c], mean_of[c], 1e-5);
-    EXPECT_NEAR(module.norm.running_var.to_vector()[c], var_of[c], 1e-5 * var_of[c] + 1e-6);
+    EXPECT_NEAR(module.norm.running_mean.to_vector()[c], mean_of[c], 1e-6);
+    EXPECT_NEAR(module.norm.running_var.to_vector()[c], var_of[c], 1e-6);
   }
   EXPECT_EQ(module.norm.num_batches_tracked.item(), 3);
 }

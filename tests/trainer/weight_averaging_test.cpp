@@ -91,6 +91,39 @@ TEST(WeightAveraging, ACheckpointHoldsBoth) {
   EXPECT_EQ(other.weight.item(), 2.25 + 3) << "without the callback the averages are the weights";
 }
 
+TEST(WeightAveraging, OneWithoutAveragesIsWhereTheyStart) {
+  const TempFolder dir;
+  const std::string path = (dir / "c.safetensors").string();
+  Climbing module;
+  Trainer(quiet({.max_epochs = 1,
+                 .callbacks = {AtBatchEnd([&](Trainer& trainer, std::int64_t) { trainer.save_checkpoint(path); })}}))
+      .fit(module, counting_loader(3));
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2, .callbacks = {WeightAveraging()}});
+  options.sink = [&](std::string_view line) { text += line; };
+  Climbing other;
+  Trainer(options).fit(other, counting_loader(3), {.resume = path});
+  EXPECT_EQ(other.weight.item(), (4 + 5 + 6) / 3.0) << "it trained from 3 on";
+  EXPECT_NE(text.find("no averages of weights"), std::string::npos) << text;
+}
+
+TEST(WeightAveraging, BuffersMayStayTheModels) {
+  struct Filling : Climbing {
+    nn::Buffer level{{this, "level"}, zeros({1}, {.dtype = DType::f64})};
+    Tensor training_step(const Batch& batch, StepContext& step) override {
+      level.fill_(static_cast<double>(step.batch_idx()));
+      return Climbing::training_step(batch, step);
+    }
+  };
+  for (const bool use_buffers : {true, false}) {
+    Filling module;
+    Trainer(quiet({.max_epochs = 1, .callbacks = {WeightAveraging({.use_buffers = use_buffers})}}))
+        .fit(module, counting_loader(4));
+    EXPECT_EQ(module.weight.item(), 2.5);
+    EXPECT_EQ(module.level.item(), use_buffers ? 1.5 : 3);
+  }
+}
+
 TEST(WeightAveraging, ResumesToTheBit) {
   for (const char* precision : {"32-true", "bf16-true", "16-mixed"}) {
     const TempFolder dir;
@@ -189,6 +222,23 @@ TEST(Schedules, KnowTheRunsNumbers) {
   } module;
   Trainer(quiet({.max_epochs = 3, .accumulate_grad_batches = 2})).fit(module, counting_loader(4));
   EXPECT_DOUBLE_EQ(module.last, 0.5);
+
+  struct OneCycle : Probe {
+    Interval interval = Interval::epoch;
+    OptimizerConfig configure_optimizers() override {
+      return {optim::SGD(parameters(), {.lr = 1}), optim::one_cycle_lr(optim::total_steps, {.cycle_momentum = false}),
+              interval};
+    }
+  } cycle;
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2, .limit_val_batches = 0});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer(options).fit(cycle, counting_loader(4));
+  EXPECT_NE(text.find("one_cycle_lr, moves by epochs"), std::string::npos) << text;
+  text.clear();
+  cycle.interval = Interval::step;
+  Trainer(options).fit(cycle, counting_loader(4));
+  EXPECT_EQ(text, "");
   EXPECT_THROW(Trainer(quiet({.max_epochs = -1})).fit(module, counting_loader(4)), ConfigError);
 }
 

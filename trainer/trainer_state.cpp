@@ -128,6 +128,10 @@ double TrainerState::now() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+double TrainerState::time() const {
+  return lasted.value_or(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+}
+
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
 }

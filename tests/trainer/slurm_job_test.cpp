@@ -1,4 +1,6 @@
 // A Slurm job that is preempted: its signal, its checkpoint, scontrol, and the run that goes on. Row T-255.
+#include "anneal/trainer/slurm_job.h"
+
 #include <gtest/gtest.h>
 
 #include <csignal>
@@ -8,7 +10,6 @@
 
 #include "anneal/tests/trainer/support.h"
 #include "anneal/trainer/signals.h"
-#include "anneal/trainer/slurm_job.h"
 
 #if ANNEAL_HAS_GLOO
 #include "anneal/tests/dist/spawn_ranks.h"
@@ -83,6 +84,26 @@ TEST_F(SlurmRun, GoesOnWhereItWasPreempted) {
     EXPECT_EQ(weight_of(again), weight_of(undisturbed)) << at;
     EXPECT_FALSE(fs::exists(checkpoint())) << "a run that has ended leaves nothing to go on from";
   }
+}
+
+// T-542
+TEST_F(SlurmRun, ItsFileIsFoundByName) {
+  Probe undisturbed;
+  Trainer(options()).fit(undisturbed, counting_loader(5));
+  Preempted module(4);
+  Trainer(options()).fit(module, counting_loader(5));
+  for (const char* name : {"preempt", "hpc", "last"}) {
+    Probe again;
+    Trainer trainer(options({.requeue = false}));
+    trainer.fit(again, counting_loader(5), {.resume = name});
+    EXPECT_EQ(trainer.resumed_from(), checkpoint());
+    EXPECT_EQ(weight_of(again), weight_of(undisturbed)) << name;
+  }
+  fs::copy_file(checkpoint(), checkpoint("78"));
+  Probe again;
+  Trainer trainer(options());
+  trainer.fit(again, counting_loader(5), {.resume = "preempt"});
+  EXPECT_EQ(trainer.resumed_from(), checkpoint()) << "not another job's, which is newer";
 }
 
 TEST_F(SlurmRun, SavesInPeace) {

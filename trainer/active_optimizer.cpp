@@ -9,6 +9,14 @@ bool differ_but_lr(kernels::OptimGroup a, const kernels::OptimGroup& b) {
   return a != b;
 }
 
+void check_parameters(std::size_t group, const std::vector<NamedTensor>& own, const std::vector<std::string>& saved) {
+  check(own.size() == saved.size(), "resume: group {} of the checkpoint's optimizer has {} parameters, the module's {}",
+        group, saved.size(), own.size());
+  for (std::size_t i = 0; i < own.size(); ++i)
+    check(own[i].name == saved[i], "resume: group {} of the checkpoint's optimizer has {} where the module's has {}",
+          group, saved[i], own[i].name);
+}
+
 }  // namespace
 
 ActiveOptimizer::ActiveOptimizer(OptimizerEntry entry, const optim::RunNumbers& run)
@@ -64,6 +72,7 @@ Checkpoint::Optimizer ActiveOptimizer::state() const {
   Checkpoint::Optimizer saved{.type = optimizer().name(),
                               .state = optimizer().state_dict(),
                               .groups = {},
+                              .parameters = {},
                               .base_lr = base_lr_,
                               .schedule_steps = scheduler_ ? scheduler_->steps() : 0,
                               .steps = steps,
@@ -73,7 +82,11 @@ Checkpoint::Optimizer ActiveOptimizer::state() const {
     saved.plateau = {look.best, static_cast<double>(look.num_bad_epochs), static_cast<double>(look.cooldown_counter),
                      static_cast<double>(look.steps), static_cast<double>(checks_at_look)};
   }
-  for (std::size_t g = 0; g < optimizer().groups(); ++g) saved.groups.push_back(optimizer().numbers(g));
+  for (std::size_t g = 0; g < optimizer().groups(); ++g) {
+    saved.groups.push_back(optimizer().numbers(g));
+    std::vector<std::string>& names = saved.parameters.emplace_back();
+    for (const NamedTensor& p : optimizer().parameters(g)) names.push_back(p.name);
+  }
   return saved;
 }
 
@@ -82,6 +95,7 @@ void ActiveOptimizer::restore(const Checkpoint::Optimizer& saved, Console& conso
   check(saved.type == own.name() && saved.groups.size() == own.groups() && saved.base_lr.size() <= own.groups(),
         "resume: the checkpoint's optimizer is {} with {} groups, the module's is {} with {}", saved.type,
         saved.groups.size(), own.name(), own.groups());
+  for (std::size_t g = 0; g < saved.parameters.size(); ++g) check_parameters(g, own.parameters(g), saved.parameters[g]);
   own.load_state_dict(saved.state);
   for (std::size_t g = 0; g < own.groups(); ++g) {
     if (differ_but_lr(own.numbers(g), saved.groups[g]))

@@ -98,8 +98,8 @@ class Callback {
   /// Of several ranks, whether only rank 0 calls it: one that writes files or text.
   virtual bool rank_zero_only() const { return false; }
 
-  /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Nothing is stored
-  /// for an empty state.
+  /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Empty: by the
+  /// name of its type, and its number among several of that. Nothing is stored for an empty state.
   virtual std::string state_key() const { return {}; }
   virtual StateMap state() const { return {}; }
   virtual void load_state(const StateMap&) {}

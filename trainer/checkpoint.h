@@ -33,7 +33,8 @@ struct Checkpoint {
     std::string type;
     StateDict state;
     std::vector<kernels::OptimGroup> groups;
-    std::vector<double> base_lr;  ///< what the schedule starts from, of the groups that it moves
+    std::vector<std::vector<std::string>> parameters;  ///< their names, of each group
+    std::vector<double> base_lr;                       ///< what the schedule starts from, of the groups that it moves
     std::int64_t schedule_steps = 0;
     std::int64_t steps = 0;
     std::vector<double> plateau;  ///< best value, bad looks, cooldown, looks, checks at the last look; or empty
@@ -50,7 +51,9 @@ struct Checkpoint {
   Generator generator;
   std::uint64_t seed = 0;
   Counters counters;
-  int ranks = 1;  ///< that trained together
+  std::string precision;  ///< TrainerOptions::precision
+  double time = 0;        ///< seconds of the fit, with what it was resumed from
+  int ranks = 1;          ///< that trained together
   Loader loader;
   MetricLog::State logging;
   std::map<std::string, StateMap> callbacks;
@@ -58,6 +61,8 @@ struct Checkpoint {
   StateMap user;                  ///< the module's own
   StateMap data;                  ///< the DataModule's
   HParams hparams, data_hparams;  ///< of both
+  HParams given;                  ///< SaveOptions::extra; its tensors are the section of that name
+  static constexpr const char* given_section = "given";
   /// Tensors of the module's and of callbacks, in sections: "<section>.<name>" in the file. A section's name has no
   /// dot.
   std::map<std::string, StateDict> extra;

@@ -115,6 +115,7 @@ std::string EarlyStopping::state_key() const {
 StateMap EarlyStopping::state() const {
   return {{"best_score", best_},
           {"wait_count", wait_},
+          {"patience", options_.patience},
           {"stopped_epoch", stopped_epoch_},
           {"reason", static_cast<std::int64_t>(reason_)},
           {"message", message_}};

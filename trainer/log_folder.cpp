@@ -8,6 +8,12 @@ inline namespace v0 {
 
 namespace fs = std::filesystem;
 
+std::int64_t version_number(const std::string& name) {
+  std::int64_t number = -1;
+  if (name.starts_with("version_")) std::from_chars(name.data() + 8, name.data() + name.size(), number);
+  return number;
+}
+
 LogFolder::LogFolder(fs::path save_dir, std::string name, LogVersion version, fs::path dir)
     : parent_(save_dir / name), dir_(std::move(dir)), given_(version || !dir_.empty()) {
   if (!version) return;
@@ -20,10 +26,7 @@ const std::string& LogFolder::version() {
   std::int64_t next = 0;
   std::error_code missing;
   for (const fs::directory_entry& entry : fs::directory_iterator(parent_, missing)) {
-    const std::string name = entry.path().filename().string();
-    std::int64_t number = -1;
-    if (name.starts_with("version_")) std::from_chars(name.data() + 8, name.data() + name.size(), number);
-    next = std::max(next, number + 1);
+    next = std::max(next, version_number(entry.path().filename().string()) + 1);
   }
   return version_ = "version_" + std::to_string(next);
 }

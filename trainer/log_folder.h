@@ -14,6 +14,9 @@ inline namespace v0 {
 /// 3 is the folder version_3, a text is the folder's name. Unset: one more than the greatest version there is.
 using LogVersion = std::optional<std::variant<std::int64_t, std::string>>;
 
+/// 3 of "version_3", -1 of another name.
+std::int64_t version_number(const std::string& name);
+
 /// `<save_dir>/<name>/version_<k>` (an empty name: no such level), or `dir` itself if that is given. The version is
 /// decided when it is first asked for. Loggers that share one write to one folder:
 ///

@@ -17,19 +17,7 @@ inline namespace v0 {
 namespace {
 
 namespace fs = std::filesystem;
-constexpr const char* extension = ".safetensors";
 constexpr double none = std::numeric_limits<double>::quiet_NaN();
-
-bool is_last_file(const fs::path& path) {
-  const std::string stem = path.stem().string();
-  return path.extension() == extension && (stem == "last" || stem.starts_with("last-v"));
-}
-
-void add_last_files(const fs::path& folder, std::vector<fs::path>& files) {
-  std::error_code missing;
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder, missing))
-    if (is_last_file(entry.path()) && fs::exists(entry.path())) files.push_back(entry.path());
-}
 
 // Within a handler: on_save_error says whether it matters.
 void save_failed(Trainer& trainer, const std::exception& error) {
@@ -64,14 +52,14 @@ ModelCheckpoint::ModelCheckpoint(ModelCheckpointOptions options)
   every_n_epochs_ = o.every_n_epochs.value_or(steps > 0 || o.train_time_interval ? 0 : 1);
 }
 
-fs::path ModelCheckpoint::folder(const Trainer& trainer) const {
-  return options_.dirpath.empty() ? trainer.log_dir() / "checkpoints" : options_.dirpath;
+fs::path ModelCheckpoint::folder_of(const fs::path& run) const {
+  return options_.dirpath.empty() ? run / "checkpoints" : options_.dirpath;
 }
 
 void ModelCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
   training_ = false;
   if (stage != Stage::fit) return;
-  folder_ = folder(trainer);
+  folder_ = folder_of(trainer.log_dir());
   writer_ = std::make_shared<CheckpointWriter>(options_.async_save);
   written_.clear();
   kept_.clear();
@@ -131,8 +119,9 @@ void ModelCheckpoint::on_signal(Trainer& trainer, TrainingModule&, int) {
   finish_writing(trainer);
 }
 void ModelCheckpoint::on_exception(Trainer& trainer, TrainingModule&, const std::exception_ptr&) {
-  if (options_.save_on_exception && training_) save(trainer);
-  if (training_) finish_writing(trainer);
+  if (!training_) return;
+  if (options_.save_on_exception && may_save(trainer)) save_beside_best(trainer);
+  finish_writing(trainer);
 }
 
 // Where a run goes back to in its middle, the steps after it are made again.
@@ -155,6 +144,18 @@ void ModelCheckpoint::save(Trainer& trainer) {
   if (change.dropped != change.written) remove(trainer, change.dropped);
   saved_step_ = trainer.global_step();
   saved_at_ = Clock::now();
+  writer_->begin();
+}
+
+// Another file, whatever the best are.
+void ModelCheckpoint::save_beside_best(Trainer& trainer) {
+  finish_writing(trainer);
+  before_ = record();
+  const fs::path path = new_path(trainer, {});
+  saved_step_ = trainer.global_step();
+  if (!write(trainer, path)) return;
+  tell(trainer, path);
+  if (options_.save_last) save_last(trainer, path);
   writer_->begin();
 }
 
@@ -245,7 +246,7 @@ void ModelCheckpoint::save_last_alone(Trainer& trainer) {
 
 void ModelCheckpoint::save_last(Trainer& trainer, const fs::path& written) {
   for (int version = 0; last_path_.empty(); ++version) {
-    fs::path path = folder_ / ("last" + (version > 0 ? "-v" + std::to_string(version) : std::string()) + extension);
+    fs::path path = path_of("last", version);
     if (!is_taken(trainer, path)) last_path_ = std::move(path);
   }
   saved_step_ = trainer.global_step();
@@ -283,19 +284,36 @@ void ModelCheckpoint::tell_loggers(const Trainer& trainer, const fs::path& writt
   for (const Shared<Logger>& logger : trainer.loggers()) logger->after_save_checkpoint(written);
 }
 
+fs::path ModelCheckpoint::path_of(const std::string& name, int version) const {
+  return folder_ / (name + (version > 0 ? "-v" + std::to_string(version) : std::string()) + options_.extension);
+}
+
 fs::path ModelCheckpoint::new_path(const Trainer& trainer, const fs::path& replaced) const {
   const std::string name = checkpoint_name(options_.filename, options_.auto_insert_metric_name, trainer);
-  fs::path path = folder_ / (name + extension);
+  fs::path path = path_of(name);
   check(path.lexically_normal().parent_path() == folder_.lexically_normal() ||
             folder_.lexically_normal().filename().empty(),
         "filename: {} lies outside of {}", name, folder_.string());
-  for (int version = 1; path != replaced && is_taken(trainer, path); ++version)
-    path = folder_ / (name + "-v" + std::to_string(version) + extension);
+  for (int version = 1; path != replaced && is_taken(trainer, path); ++version) path = path_of(name, version);
   return path;
+}
+
+bool ModelCheckpoint::holds(const fs::path& path) const {
+  std::error_code missing;
+  return std::ranges::find(kept_, path, &Kept::path) != kept_.end() || path == last_path_ ||
+         fs::equivalent(path, last_path_, missing);
+}
+
+bool ModelCheckpoint::is_anothers(const Trainer& trainer, const fs::path& path) const {
+  return std::ranges::any_of(trainer.callbacks(), [&](const auto& callback) {
+    const auto* other = dynamic_cast<const ModelCheckpoint*>(callback.get());
+    return other && other != this && other->holds(path);
+  });
 }
 
 // What was written after the file that the run resumed from is the run's own, of the time before it was interrupted.
 bool ModelCheckpoint::is_taken(const Trainer& trainer, const fs::path& path) const {
+  if (is_anothers(trainer, path)) return true;
   if (!options_.enable_version_counter || !fs::exists(path)) return false;
   const fs::path& source = trainer.resumed_from();
   if (!continues_ || source.empty() || fs::equivalent(path, source)) return true;
@@ -303,31 +321,27 @@ bool ModelCheckpoint::is_taken(const Trainer& trainer, const fs::path& path) con
   return fs::last_write_time(path) < fs::last_write_time(source);
 }
 
-// Never a file that the run came from, nor one outside of the folder, nor what `last` points to.
+// Never a file that the run came from, nor one outside of the folder or another's, nor what `last` points to.
 void ModelCheckpoint::remove(const Trainer& trainer, const fs::path& path) {
   std::error_code gone;
-  if (path.empty() || path.parent_path() != folder_ || fs::equivalent(path, trainer.resumed_from(), gone)) return;
+  if (path.empty() || path.parent_path() != folder_ || is_anothers(trainer, path) ||
+      fs::equivalent(path, trainer.resumed_from(), gone))
+    return;
   writer_->perform([&io = trainer.checkpoint_io(), path, last = last_path_] {
     std::error_code missing;
     if (!fs::is_symlink(last, missing) || !fs::equivalent(path, last, missing)) io.remove(path);
   });
 }
 
-std::vector<fs::path> ModelCheckpoint::last_files(const Trainer& trainer) const {
-  std::vector<fs::path> files;
-  add_last_files(folder(trainer), files);
-  const fs::path run = trainer.log_dir();
-  // A new run's folder is empty: then the earlier versions beside it.
-  if (files.empty() && options_.dirpath.empty() && run.filename().string().starts_with("version_")) {
-    std::error_code missing;
-    for (const fs::directory_entry& entry : fs::directory_iterator(run.parent_path(), missing))
-      if (entry.path().filename().string().starts_with("version_")) add_last_files(entry.path() / "checkpoints", files);
+std::vector<fs::path> ModelCheckpoint::last_files(const fs::path& run) const {
+  std::vector<fs::path> paths;
+  std::error_code missing;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder_of(run), missing)) {
+    const std::string name = entry.path().filename().string();
+    const bool is_last = name == "last" + options_.extension || name.starts_with("last-v");
+    if (is_last && name.ends_with(options_.extension) && fs::exists(entry.path())) paths.push_back(entry.path());
   }
-  return files;
-}
-
-std::vector<fs::path> ModelCheckpoint::best_files() const {
-  return best_path_.empty() ? std::vector<fs::path>() : std::vector{best_path_};
+  return paths;
 }
 
 std::vector<fs::path> ModelCheckpoint::files() const {
@@ -349,10 +363,11 @@ std::string ModelCheckpoint::state_key() const {
 StateMap ModelCheckpoint::state() const {
   std::vector<double> scores;
   for (const Kept& k : kept_) scores.push_back(k.score);
-  return {{"folder", folder_.string()}, {"best_path", best_path_.string()},
-          {"best_score", best_score_},  {"last_path", last_path_.string()},
-          {"kept", texts(kept_)},       {"scores", scores},
-          {"saved_step", saved_step_},  {"waits", std::int64_t{waits_}}};
+  return {{"folder", folder_.string()},     {"best_path", best_path_.string()},
+          {"best_score", best_score_},      {"last_path", last_path_.string()},
+          {"kept", texts(kept_)},           {"scores", scores},
+          {"saved_step", saved_step_},      {"waits", std::int64_t{waits_}},
+          {"current_score", current_score_}};
 }
 
 void ModelCheckpoint::load_state(const StateMap& state) {
@@ -365,6 +380,8 @@ void ModelCheckpoint::load_state(const StateMap& state) {
   continues_ = true;
   last_path_ = std::get<std::string>(state.at("last_path"));
   saved_step_ = std::get<std::int64_t>(state.at("saved_step"));
+  if (const auto score = state.find("current_score"); score != state.end())
+    current_score_ = std::get<double>(score->second);
   if (const auto waits = state.find("waits"); waits != state.end()) waits_ = std::get<std::int64_t>(waits->second) != 0;
   const auto& paths = std::get<std::vector<std::string>>(state.at("kept"));
   const auto& scores = std::get<std::vector<double>>(state.at("scores"));

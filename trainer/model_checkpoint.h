@@ -37,7 +37,8 @@ class SaveLast {
 /// A save is due every so many epochs (the default: each), or every so many steps, or after a length of time.
 struct ModelCheckpointOptions {
   std::filesystem::path dirpath = {};       ///< default: `checkpoints` in the Trainer's log_dir
-  std::string filename = "{epoch}-{step}";  ///< {key} or {key:.2f} becomes key=value; ".safetensors" is added
+  std::string filename = "{epoch}-{step}";  ///< {key} or {key:.2f} becomes key=value
+  std::string extension = ".safetensors";   ///< is added to names
   std::string monitor = {};                 ///< the metric that decides. None: the newest are kept
   std::string mode = "min";                 ///< or "max"
   std::int64_t save_top_k = 1;              ///< how many are kept; -1: all. Without monitor: -1, 0 or 1
@@ -48,10 +49,11 @@ struct ModelCheckpointOptions {
   std::int64_t every_n_train_steps = 0;              ///< optimizer steps; 0: not by steps
   std::optional<Duration> train_time_interval = {};  ///< since the last save
   bool auto_insert_metric_name = true;               ///< false: {key} becomes the value alone
-  bool enable_version_counter = true;  ///< a name that is taken gets -v1, -v2, ...; false: it is overwritten
+  bool enable_version_counter =
+      true;  ///< a name that is taken gets -v1, -v2, ...; false: it is overwritten, unless it is another's
   /// Of saves by epochs. Unset: at the epoch's end if validation runs once an epoch or not at all, else after checks.
   std::optional<bool> save_on_train_epoch_end = {};
-  bool save_on_exception = false;  ///< also when an exception ends training
+  bool save_on_exception = false;  ///< also when an exception ends training, beside those that are kept
   /// Training goes on while a copy of the state is written; the next save, and the end of fit, wait for that.
   bool async_save = false;
   bool save_weights_only = false;  ///< files to load weights from, and not to resume a run
@@ -78,9 +80,9 @@ class ModelCheckpoint final : public Callback {
   /// The one that a better one would replace; empty when there is none.
   std::filesystem::path kth_best_model_path() const;
 
-  /// Files that `resume` may mean, and all that this run has written and kept.
-  std::vector<std::filesystem::path> last_files(const Trainer& trainer) const;
-  std::vector<std::filesystem::path> best_files() const;
+  /// Those that hold the last state of a run whose log_dir is `run`.
+  std::vector<std::filesystem::path> last_files(const std::filesystem::path& run) const;
+  /// All that this run has written and kept.
   std::vector<std::filesystem::path> files() const;
 
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
@@ -105,12 +107,13 @@ class ModelCheckpoint final : public Callback {
   struct Change {
     std::filesystem::path written, dropped;
   };
-  std::filesystem::path folder(const Trainer& trainer) const;
+  std::filesystem::path folder_of(const std::filesystem::path& run) const;
   bool saves_at_epoch_end(const Trainer& trainer) const;
   bool may_save(const Trainer& trainer) const;
   bool better(double a, double b) const;
   void save_epoch(Trainer& trainer);
   void save(Trainer& trainer);
+  void save_beside_best(Trainer& trainer);
   Change save_top_k(Trainer& trainer);
   void save_last_alone(Trainer& trainer);
   void save_last(Trainer& trainer, const std::filesystem::path& written = {});
@@ -120,7 +123,10 @@ class ModelCheckpoint final : public Callback {
   void tell(Trainer& trainer, const std::filesystem::path& written) const;
   void keep(Kept added, std::optional<std::size_t> replaced);
   std::size_t worst() const;
+  std::filesystem::path path_of(const std::string& name, int version = 0) const;
   std::filesystem::path new_path(const Trainer& trainer, const std::filesystem::path& replaced) const;
+  bool holds(const std::filesystem::path& path) const;
+  bool is_anothers(const Trainer& trainer, const std::filesystem::path& path) const;
   bool is_taken(const Trainer& trainer, const std::filesystem::path& path) const;
   void remove(const Trainer& trainer, const std::filesystem::path& path);
   // What a save that fails leaves as it was.

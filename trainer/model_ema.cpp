@@ -47,7 +47,7 @@ void ModelEma::on_training_run_epoch_end(SimpleTrainer& trainer) {
   trainer.trainer().log(metric, loss);
   if (!std::isnan(loss) && (!best_ || (options_.greater_is_better ? loss > *best_ : loss < *best_))) {
     best_ = loss;
-    trainer.save_checkpoint(options_.save_path, false);
+    save(trainer);
   }
   averages_->swap();
 }
@@ -55,8 +55,12 @@ void ModelEma::on_training_run_epoch_end(SimpleTrainer& trainer) {
 void ModelEma::on_training_run_end(SimpleTrainer& trainer) {
   if (options_.evaluate_during_training && trainer.has_eval_dataset()) return;
   averages_->swap();
-  trainer.save_checkpoint(options_.save_path, false);
+  save(trainer);
   averages_->swap();
+}
+
+void ModelEma::save(SimpleTrainer& trainer) const {
+  if (trainer.trainer().options().fast_dev_run == 0) trainer.save_checkpoint(options_.save_path, false);
 }
 
 void ModelEma::on_exception(Trainer&, TrainingModule&, const std::exception_ptr&) {

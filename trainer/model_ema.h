@@ -47,6 +47,8 @@ class ModelEma final : public TrainerCallback {
   void load_state(const StateMap& state) override;
 
  private:
+  void save(SimpleTrainer& trainer) const;
+
   ModelEmaOptions options_;
   optim::AveragingRule rule_;
   std::optional<optim::AveragedWeights> averages_;

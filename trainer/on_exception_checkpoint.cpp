@@ -14,9 +14,11 @@ OnExceptionCheckpoint::OnExceptionCheckpoint(OnExceptionCheckpointOptions option
 }
 
 void OnExceptionCheckpoint::setup(Trainer& trainer, TrainingModule&, Stage stage) {
-  if (stage != Stage::fit) return;
-  const auto folder = options_.dirpath.empty() ? trainer.log_dir() / "checkpoints" : options_.dirpath;
-  path_ = folder / (options_.filename + ".safetensors");
+  if (stage == Stage::fit) path_ = path_in(trainer.log_dir());
+}
+
+std::filesystem::path OnExceptionCheckpoint::path_in(const std::filesystem::path& run) const {
+  return (options_.dirpath.empty() ? run / "checkpoints" : options_.dirpath) / (options_.filename + ".safetensors");
 }
 
 // What fails before is not yet the run: an earlier file, perhaps the one to resume from, must not make way for that.

@@ -14,7 +14,7 @@ struct OnExceptionCheckpointOptions {
   std::string filename = "on_exception";  ///< ".safetensors" is added
 };
 
-/// When an exception ends training it writes the whole state, for `resume` by its path; the batch that failed is then
+/// When an exception ends training it writes the whole state, for `resume`; the batch that failed is then
 /// done again. The file is removed when a later fit with the same path ends well.
 class OnExceptionCheckpoint final : public Callback {
  public:
@@ -23,6 +23,8 @@ class OnExceptionCheckpoint final : public Callback {
 
   /// Empty before the first fit.
   const std::filesystem::path& path() const { return path_; }
+  /// Where it is of a run whose log_dir is `run`.
+  std::filesystem::path path_in(const std::filesystem::path& run) const;
 
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
   void on_train_start(Trainer& trainer, TrainingModule& module) override;

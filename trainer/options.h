@@ -112,7 +112,7 @@ struct TrainerOptions {
   std::vector<double> gradient_clip_group_vals = {};  ///< a limit for the norm of each parameter group, and none of all
   /// Of all gradients, before clipping, but after what is adaptive or by group, as "grad_norm".
   bool log_grad_norm = false;
-  bool detect_anomaly = false;                   ///< the first NaN or infinity throws with its op. Slow
+  bool detect_anomaly = false;  ///< the first NaN or infinity throws with its op. Slow
   /// Of a loss, or of gradients, that are not finite; each batch's are waited for, unless it is "ignore".
   /// "error": an Error names the batch before they change a weight. "stop": training ends there. "skip": their
   /// accumulation window is dropped, at most ten in a row. "rollback": the same, and all goes on from the newest

@@ -6,6 +6,7 @@
 #include "anneal/core/autograd.h"
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/evaluation_loop.h"
+#include "anneal/trainer/find_checkpoint.h"
 #include "anneal/trainer/fit_loop.h"
 #include "anneal/trainer/profiled_run.h"
 #include "anneal/trainer/run_loaders.h"
@@ -208,17 +209,34 @@ void run(TrainerState& s, Stage stage, TrainingModule& module, DataModule& data,
   finalize_loggers(s, s.signal != 0 ? "interrupted" : "success");
 }
 
-// What continue_run goes on from.
-Checkpoint end_of_last_fit(TrainerState& s, TrainingModule& module, DataModule& data, const FitOptions& options) {
-  check<ConfigError>(options.resume.empty(), "continue_run: expected that or resume, got both");
-  check(s.fitted == &module, "continue_run: this Trainer has not fitted this module last");
+// Of the fit that has ended.
+Checkpoint snapshot_with(TrainerState& s, DataModule& data, bool weights_only = false) {
   struct Attached {  // also if a hook throws
     TrainerState& s;
     ~Attached() { s.attach(nullptr, nullptr); }
   } const attached{s};
-  s.attach(&module, &data);
-  return take_snapshot(s);
+  s.attach(s.fitted, &data);
+  return take_snapshot(s, weights_only);
 }
+
+// What continue_run goes on from.
+Checkpoint end_of_last_fit(TrainerState& s, const TrainingModule& module, DataModule& data, const FitOptions& options) {
+  check<ConfigError>(options.resume.empty(), "continue_run: expected that or resume, got both");
+  check(s.fitted == &module, "continue_run: this Trainer has not fitted this module last");
+  return snapshot_with(s, data);
+}
+
+// What a checkpoint has of the data of a fit that has ended.
+class FittedData final : public DataModule {
+ public:
+  explicit FittedData(const DataModule& data) : hparams_(data.hparams()), state_(data.state()) {}
+  HParams hparams() const override { return hparams_; }
+  StateMap state() const override { return state_; }
+
+ private:
+  HParams hparams_;
+  StateMap state_;
+};
 
 // Where a Slurm job that was run again goes on; empty: it begins. Rank 0's word counts.
 std::string preempted_at(const TrainerState& s) {
@@ -250,6 +268,9 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     s.signals = &signals.scope.emplace(s.options.handle_signals, in_job ? s.job->signal : 0);
   std::optional<Checkpoint> resumed;
   if (options.continue_run) resumed = end_of_last_fit(s, module, data, options);
+  s.fitted_data.reset();
+  s.began = start;
+  s.lasted.reset();
   s.counters = {};
   s.generator = Generator(s.seed);
   s.stop_requested = false;
@@ -264,6 +285,7 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     check(!resumed->weights_only,
           "resume: {} holds weights only, no optimizer's state: weights_only = true starts anew with them",
           s.resumed_from.string());
+    s.began -= std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::duration<double>(resumed->time));
     check_limits(s, *resumed);
     restore_loggers(s, *resumed);
   }
@@ -296,6 +318,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     share_callbacks(s);
     if (in_job) end_in_job(s, reason);
   });
+  s.fitted_data = std::make_unique<FittedData>(data);
+  s.lasted = s.time();
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   return {.reason = reason,
           .epochs = s.counters.epoch.completed,
@@ -314,6 +338,10 @@ void load_weights_of(TrainerState& s, const std::string& ckpt) {
 }
 
 }  // namespace
+
+Checkpoint snapshot_after_fit(TrainerState& s, bool weights_only) {
+  return snapshot_with(s, *s.fitted_data, weights_only);
+}
 
 FitResult train_module(TrainerState& s, TrainingModule& module, DataModule& data, const FitOptions& options) {
   return telling_ranks(s, [&] { return train(s, module, data, options); });

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -16,6 +17,8 @@ optim::RunNumbers run_numbers(const TrainerState& state);
 /// The runs, each with its hooks and loaders. An exception goes through the hooks for it, ends the loggers, and tells
 /// the other ranks why the job ends.
 FitResult train_module(TrainerState& state, TrainingModule& module, DataModule& data, const FitOptions& options);
+/// The state in which the last fit ended; there must be fitted_data.
+Checkpoint snapshot_after_fit(TrainerState& state, bool weights_only);
 std::vector<MetricMap> evaluate_module(TrainerState& state, Stage stage, TrainingModule& module, DataModule& data,
                                        const std::string& ckpt);
 std::vector<std::vector<Batch>> predict_module(TrainerState& state, TrainingModule& module, DataModule& data,

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "anneal/core/collective.h"
-#include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/simple_trainer.h"
 
 namespace anneal {
@@ -23,6 +22,7 @@ void SaveBestModel::on_training_run_start(SimpleTrainer& trainer) {
 }
 
 void SaveBestModel::on_training_run_epoch_end(SimpleTrainer& trainer) {
+  if (trainer.trainer().options().fast_dev_run > 0) return;
   const double value = trainer.run_history().latest(options_.watch_metric);
   if (std::isnan(value) || (best_ && !(options_.greater_is_better ? value > *best_ : value < *best_))) return;
   best_ = value;
@@ -68,6 +68,7 @@ void SaveTrainingState::on_train_end(Trainer& trainer, TrainingModule&) {
 
 // A later state of the same step replaces an earlier one.
 void SaveTrainingState::save(Trainer& trainer) {
+  if (trainer.options().fast_dev_run > 0) return;
   const auto path = options_.save_dir / format("step_{}.safetensors", trainer.global_step());
   std::filesystem::create_directories(options_.save_dir);
   trainer.save_checkpoint(path);
@@ -80,6 +81,8 @@ void SaveTrainingState::save(Trainer& trainer) {
 }
 
 void WSDCheckpoint::on_train_start(Trainer& trainer, TrainingModule&) {
+  decays_.clear();
+  if (trainer.options().fast_dev_run > 0) return;
   const std::int64_t steps = trainer.estimated_stepping_batches();
   check<ConfigError>(steps > 0, "WSDCheckpoint: expected a run whose length is known; set max_epochs or max_steps");
   decays_ = optim::wsd_decays(steps, options_.schedule);
@@ -87,17 +90,13 @@ void WSDCheckpoint::on_train_start(Trainer& trainer, TrainingModule&) {
   std::filesystem::create_directories(options_.save_dir);
 }
 
-void WSDCheckpoint::on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor&, const Batch&,
-                                       StepContext&) {
+void WSDCheckpoint::on_train_batch_end(Trainer& trainer, TrainingModule&, const Tensor&, const Batch&, StepContext&) {
   const std::int64_t step = trainer.global_step();
   if (std::exchange(last_step_, step) == step) return;
   for (const optim::DecayPhase& decay : decays_) {
     if (decay.begin == step) trainer.save_checkpoint(options_.save_dir / format("before_decay_{}.safetensors", step));
-    if (decay.end == step) {
-      Checkpoint weights;
-      weights.model = module.state_dict();
-      save_checkpoint(options_.save_dir / format("after_decay_{}.safetensors", step), weights);
-    }
+    if (decay.end == step)
+      trainer.save_checkpoint(options_.save_dir / format("after_decay_{}.safetensors", step), {.weights_only = true});
   }
 }
 

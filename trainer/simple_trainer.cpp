@@ -279,6 +279,7 @@ void SimpleTrainer::save_checkpoint(const std::filesystem::path& path, bool save
   if (adapter_->in_fit() && save_optimizer) return trainer_->save_checkpoint(path);
   if (!trainer_->is_global_zero()) return;
   Checkpoint checkpoint;
+  checkpoint.weights_only = true;
   checkpoint.model = adapter_->state_dict();
   if (save_optimizer) {
     Checkpoint::Optimizer& saved = checkpoint.optimizers.emplace_back();

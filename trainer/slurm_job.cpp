@@ -17,12 +17,18 @@ namespace anneal {
 inline namespace v0 {
 namespace {
 
+const std::string prefix = "preempt-", extension = ".safetensors";
+
 std::string variable(const char* name) {
   const char* const value = std::getenv(name);
   return value ? value : "";
 }
 
 }  // namespace
+
+bool is_preempt_file(const std::filesystem::path& path) {
+  return path.extension() == extension && path.filename().string().starts_with(prefix);
+}
 
 int requeue_signal_named(const std::string& name) {
   constexpr std::array<std::pair<const char*, int>, 4> known{
@@ -40,7 +46,7 @@ std::optional<SlurmJob> SlurmJob::of(const TrainerOptions& options) {
   const std::string id = array.empty() ? job : array + "_" + variable("SLURM_ARRAY_TASK_ID");
   return SlurmJob{.id = id,
                   .signal = requeue_signal_named(options.requeue_signal),
-                  .checkpoint = options.default_root_dir / ("preempt-" + id + ".safetensors")};
+                  .checkpoint = options.default_root_dir / (prefix + id + extension)};
 }
 
 void SlurmJob::requeue() const {

@@ -22,6 +22,9 @@ struct SlurmJob {
   void requeue() const;
 };
 
+/// By its name, whether a job's run goes on from it.
+bool is_preempt_file(const std::filesystem::path& path);
+
 /// The number of a signal that TrainerOptions::requeue_signal may name. Throws ConfigError for another one.
 int requeue_signal_named(const std::string& name);
 

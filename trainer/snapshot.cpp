@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "anneal/core/autograd.h"
+#include "anneal/core/type_name.h"
+#include "anneal/trainer/find_checkpoint.h"
 #include "anneal/trainer/run_loaders.h"
 
 namespace anneal {
@@ -11,14 +13,6 @@ namespace {
 
 Checkpoint::Loader describe(const DataLoader& loader) {
   return {loader.size(), loader.global_batch_size(0), loader.options().seed, {}};
-}
-
-void restore_optimizers(TrainerState& s, const Checkpoint& checkpoint, bool override_lr) {
-  check(s.optimizers.size() == checkpoint.optimizers.size(),
-        "resume: the checkpoint has {} optimizers, the module has {}", checkpoint.optimizers.size(),
-        s.optimizers.size());
-  for (std::size_t i = 0; i < s.optimizers.size(); ++i)
-    s.optimizers[i].restore(checkpoint.optimizers[i], s.console, override_lr);
 }
 
 void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
@@ -36,6 +30,22 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
   }
 }
 
+// By which the state of each callback is found again. Those of a type that has no keys are told apart by their order.
+std::vector<std::string> state_keys(const std::vector<Shared<Callback>>& callbacks) {
+  std::vector<std::string> keys;
+  std::map<std::string, int> of_type;
+  for (const Shared<Callback>& callback : callbacks) {
+    std::string key = callback->state_key();
+    if (key.empty()) {
+      const Callback& of = *callback;
+      key = short_name(typeid(of));
+      if (const int number = ++of_type[key]; number > 1) key += format(" {}", number);
+    }
+    keys.push_back(std::move(key));
+  }
+  return keys;
+}
+
 // What a run needs beside the weights to go on.
 void add_state(Checkpoint& c, TrainerState& s) {
   if (s.counters.losses > 0)
@@ -49,8 +59,9 @@ void add_state(Checkpoint& c, TrainerState& s) {
   c.loader.stream = s.batches ? s.batches->state(s.counters.batch.processed) : s.stream;
   c.logging = s.log.state();
   c.data = s.data->state();
-  for (const Shared<Callback>& callback : s.callbacks)
-    if (StateMap state = callback->state(); !state.empty()) c.callbacks[callback->state_key()] = std::move(state);
+  const std::vector<std::string> keys = state_keys(s.callbacks);
+  for (std::size_t i = 0; i < keys.size(); ++i)
+    if (StateMap state = s.callbacks[i]->state(); !state.empty()) c.callbacks[keys[i]] = std::move(state);
   for (const Shared<Logger>& logger : s.loggers) c.loggers.push_back(logger->state());
 }
 
@@ -61,6 +72,8 @@ Checkpoint take_snapshot(TrainerState& s, bool weights_only) {
   c.weights_only = weights_only;
   c.model = s.module->state_dict();
   c.seed = s.seed;
+  c.precision = s.options.precision;
+  c.time = s.time();
   c.counters = s.counters;
   c.hparams = s.module->hparams();
   c.data_hparams = s.data->hparams();
@@ -81,73 +94,12 @@ void own_tensors(Checkpoint& c) {
   for (auto& [section, tensors] : c.extra) own(tensors);
 }
 
-namespace {
-
-// The files that `files_of` says of each ModelCheckpoint, those written last first.
-template <class F>
-std::vector<std::filesystem::path> newest_first(const TrainerState& s, const F& files_of) {
-  std::vector<std::filesystem::path> paths;
-  for (const Shared<Callback>& callback : s.callbacks)
-    if (const auto* files = dynamic_cast<const ModelCheckpoint*>(callback.get()))
-      for (const auto& path : files_of(*files)) paths.push_back(path);
-  const auto written = [](const auto& path) { return std::filesystem::last_write_time(path); };
-  std::stable_sort(paths.begin(), paths.end(), [&](const auto& a, const auto& b) { return written(a) > written(b); });
-  return paths;
-}
-
-std::optional<Checkpoint> find_here(TrainerState& s, const std::string& resume) {
-  std::vector<std::filesystem::path> candidates{resume};
-  if (resume == "last")
-    candidates = newest_first(s, [&](const ModelCheckpoint& files) { return files.last_files(s.trainer); });
-  if (resume == "best") {
-    candidates = newest_first(s, [](const ModelCheckpoint& files) { return files.best_files(); });
-    check(!candidates.empty(), "resume: there is no best checkpoint");
-  }
-  for (const auto& path : candidates) try {
-      Checkpoint checkpoint = s.checkpoint_io->load(path);
-      s.resumed_from = path;
-      return checkpoint;
-    } catch (const Error& error) {
-      if (resume != "last") throw;
-      s.console.warn(std::string("resume: passed over: ") + error.what());
-    }
-  s.console.warn("resume: there is no last checkpoint; training starts anew");
-  return std::nullopt;
-}
-
-// What `find` finds on rank 0, on all ranks.
-template <class F>
-std::optional<Checkpoint> on_all_ranks(TrainerState& s, const F& find) {
-  if (!s.world) return find();
-  std::optional<Checkpoint> found;
-  if (s.rank() == 0) found = find();
-  s.resumed_from = s.from_rank_zero("trainer/resume", s.resumed_from.string());
-  if (s.rank() > 0 && !s.resumed_from.empty()) found = s.checkpoint_io->load(s.resumed_from);
-  return found;
-}
-
-}  // namespace
-
-std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& resume) {
-  return on_all_ranks(s, [&] { return find_here(s, resume); });
-}
-
-std::string best_checkpoint(const TrainerState& s) {
-  const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.best_files(); });
-  return s.from_rank_zero("trainer/best", paths.empty() ? "" : paths[0].string());
-}
-
 void restore_newest(TrainerState& s) {
-  std::optional<Checkpoint> checkpoint = on_all_ranks(s, [&]() -> std::optional<Checkpoint> {
-    const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.files(); });
-    check(!paths.empty(), "on_bad_number: there is no checkpoint yet to go back to");
-    s.resumed_from = paths[0];
-    return s.checkpoint_io->load(paths[0]);
-  });
-  restore_loggers(s, *checkpoint);
-  restore_model(s, *checkpoint);
+  Checkpoint checkpoint = find_newest(s);
+  restore_loggers(s, checkpoint);
+  restore_model(s, checkpoint);
   reload_fit_loaders(s);
-  restore_progress(s, *checkpoint);
+  restore_progress(s, checkpoint);
 }
 
 void restore_loggers(TrainerState& s, const Checkpoint& c) {
@@ -180,13 +132,21 @@ void restore_model(TrainerState& s, Checkpoint& c, bool strict) {
   // Loaders are asked for in the epoch that goes on.
   s.counters.epoch.completed = c.counters.epoch.completed;
   std::string unused;
-  for (const auto& saved : c.callbacks) {
-    const auto it = std::find_if(s.callbacks.begin(), s.callbacks.end(),
-                                 [&](const auto& callback) { return callback->state_key() == saved.first; });
-    if (it != s.callbacks.end()) (*it)->load_state(saved.second);
-    else unused += "\n  " + saved.first;
+  const std::vector<std::string> keys = state_keys(s.callbacks);
+  for (const auto& [key, state] : c.callbacks) {
+    const auto it = std::ranges::find(keys, key);
+    if (it != keys.end()) s.callbacks[static_cast<std::size_t>(it - keys.begin())]->load_state(state);
+    else unused += "\n  " + key;
   }
   if (!unused.empty()) s.console.warn("resume: the checkpoint has the state of callbacks that are not there:" + unused);
+}
+
+void restore_optimizers(TrainerState& s, const Checkpoint& checkpoint, bool override_lr) {
+  check(s.optimizers.size() == checkpoint.optimizers.size(),
+        "resume: the checkpoint has {} optimizers, the module has {}", checkpoint.optimizers.size(),
+        s.optimizers.size());
+  for (std::size_t i = 0; i < s.optimizers.size(); ++i)
+    s.optimizers[i].restore(checkpoint.optimizers[i], s.console, override_lr);
 }
 
 void restore_progress(TrainerState& s, const Checkpoint& c, bool override_lr) {

@@ -1,10 +1,6 @@
 // Between a run and its checkpoint. Not for users.
 #pragma once
 
-#include <optional>
-#include <string>
-#include <string_view>
-
 #include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/trainer_state.h"
 
@@ -15,10 +11,6 @@ inline namespace v0 {
 Checkpoint take_snapshot(TrainerState& state, bool weights_only = false);
 /// Its tensors become copies, in the host's memory.
 void own_tensors(Checkpoint& checkpoint);
-/// What `resume` names: loaded, and remembered as resumed_from. Nothing if there is no last one.
-std::optional<Checkpoint> find_checkpoint(TrainerState& state, const std::string& resume);
-/// The file that "best" means, or empty: rank 0's, on all ranks.
-std::string best_checkpoint(const TrainerState& state);
 
 /// Loggers go on where they were; before anything asks for their folders.
 void restore_loggers(TrainerState& state, const Checkpoint& checkpoint);
@@ -26,6 +18,8 @@ void restore_loggers(TrainerState& state, const Checkpoint& checkpoint);
 void load_weights(TrainerState& state, const Checkpoint& checkpoint, bool strict);
 /// Weights, and the state of module and callbacks; before the optimizer is made.
 void restore_model(TrainerState& state, Checkpoint& checkpoint, bool strict = true);
+/// Optimizers with their schedules. Throws Error if the module's are others.
+void restore_optimizers(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
 /// Optimizer, schedule, counters, gradients, random numbers.
 void restore_progress(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
 /// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote. Throws Error if there is

@@ -14,8 +14,8 @@ namespace anneal {
 inline namespace v0 {
 
 struct StochasticWeightAveragingOptions {
-  std::vector<double> swa_lrs;  ///< the learning rate while weights are averaged; or one for each parameter group
-  Amount swa_epoch_start = 0.8;            ///< the first epoch of those, counted from 1; or its share of max_epochs
+  std::vector<double> swa_lrs;   ///< the learning rate while weights are averaged; or one for each parameter group
+  Amount swa_epoch_start = 0.8;  ///< the first epoch of those, counted from 1; or its share of max_epochs
   std::int64_t annealing_epochs = 10;      ///< in which the rate goes there
   std::string annealing_strategy = "cos";  ///< along half a cosine, or "linear"
   optim::AveragingRule rule = optim::swa_avg();

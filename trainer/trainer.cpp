@@ -155,27 +155,43 @@ bool Trainer::should_stop() const { return state_->stop_requested; }
 
 namespace {
 
-void check_may_save(const TrainerState& s) {
+void check_may_save(const TrainerState& s, const char* what = "save_checkpoint") {
+  if (!s.module && s.fitted_data) return;
   const HookPoint point = s.log.point();
-  check(s.train && s.module, "save_checkpoint: there is no fit that runs");
+  check(s.train && s.module, "{}: there is no fit that runs", what);
   check(point < HookPoint::training_step || point > HookPoint::optimizer_step,
-        "save_checkpoint: not possible in {}, where the batch is half done; on_train_batch_end is the place",
+        "{}: not possible in {}, where the batch is half done; on_train_batch_end is the place", what,
         info(point).name);
+}
+
+Checkpoint snapshot_of(TrainerState& s, const SaveOptions& options) {
+  Checkpoint c = s.module ? take_snapshot(s, options.weights_only) : snapshot_after_fit(s, options.weights_only);
+  c.given = options.extra;
+  if (!options.extra_tensors.empty()) c.extra[Checkpoint::given_section] = options.extra_tensors;
+  return c;
 }
 
 }  // namespace
 
 void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptions& options) {
   check_may_save(*state_);
-  if (is_global_zero()) state_->checkpoint_io->save(path, take_snapshot(*state_, options.weights_only));
+  if (is_global_zero()) state_->checkpoint_io->save(path, snapshot_of(*state_, options));
 }
 
 std::function<void()> Trainer::save_checkpoint_later(const std::filesystem::path& path, const SaveOptions& options) {
   check_may_save(*state_);
   if (!is_global_zero()) return [] {};
-  auto checkpoint = std::make_shared<Checkpoint>(take_snapshot(*state_, options.weights_only));
+  auto checkpoint = std::make_shared<Checkpoint>(snapshot_of(*state_, options));
   own_tensors(*checkpoint);
   return [io = state_->checkpoint_io, checkpoint, path] { io->save(path, *checkpoint); };
+}
+
+Extras Trainer::load_checkpoint(const std::filesystem::path& path, const LoadOptions& options) {
+  check_may_save(*state_, "load_checkpoint");
+  Checkpoint c = state_->checkpoint_io->load(path);
+  (state_->module ? state_->module : state_->fitted)->load_state_dict(c.model);
+  if (options.load_optimizer) restore_optimizers(*state_, c);
+  return {std::move(c.given), std::move(c.extra[Checkpoint::given_section])};
 }
 
 void Trainer::set_schedule(optim::Schedule schedule, Interval interval, std::size_t i) {

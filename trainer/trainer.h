@@ -54,8 +54,10 @@ class Collective;
 class Console;
 
 struct FitOptions {
-  /// A checkpoint to go on from: its path; "last", the newest `last` file of the ModelCheckpoints' folders (none: a
-  /// warning and a fresh start); or "best", the best file of the first ModelCheckpoint.
+  /// A checkpoint to go on from: its path; "last", the one of most steps among the files of OnExceptionCheckpoint and
+  /// of preempted Slurm jobs and the `last` files of the ModelCheckpoints, of this run's folder or else the newest
+  /// version beside it (none: a warning and a fresh start); "best", the first ModelCheckpoint's; or "preempt", that of
+  /// a preempted Slurm job.
   std::string resume = {};
   /// Goes on from where this Trainer's last fit of the same module ended: counters, optimizers and callbacks keep their
   /// state, and limits count from the beginning of that.
@@ -67,6 +69,18 @@ struct FitOptions {
 
 struct SaveOptions {
   bool weights_only = false;  ///< no run can be resumed from it: FitOptions::weights_only or load_state_dict reads it
+  HParams extra = {};         ///< values and tensors that load_checkpoint gives back
+  StateDict extra_tensors = {};
+};
+
+struct LoadOptions {
+  bool load_optimizer = true;  ///< the state and the rates of the optimizers, too
+};
+
+/// SaveOptions::extra and extra_tensors.
+struct Extras {
+  HParams values;
+  StateDict tensors;
 };
 
 enum class StopReason : std::uint8_t { max_epochs, max_steps, stopped, no_data, signal, bad_number };
@@ -232,10 +246,14 @@ class Trainer {
   bool should_stop() const;
   /// Writes the whole state of the run, from which `fit` can resume to the bit: behind the hook that saves. (Callbacks
   /// after the one that saves do not get that hook in the resumed run.) Throws Error between training_step and
-  /// optimizer_step, where the batch is half done, and outside of a fit.
+  /// optimizer_step, where the batch is half done. After a fit that ended without an error: the state in which it
+  /// ended, while its module lives. At other times: Error.
   void save_checkpoint(const std::filesystem::path& path, const SaveOptions& options = {});
   /// What does the same with the state as it is now, of which it has a copy. May be called later, by any thread.
   std::function<void()> save_checkpoint_later(const std::filesystem::path& path, const SaveOptions& options = {});
+  /// Takes the module's weights from a checkpoint, where one may be saved; the run stays where it is. All ranks call
+  /// it.
+  Extras load_checkpoint(const std::filesystem::path& path, const LoadOptions& options = {});
   /// Replaces what moves an optimizer's learning rate from here on; the rates as they are become the schedule's base.
   void set_schedule(optim::Schedule schedule, Interval interval, std::size_t i = 0);
   /// How many batches make a step in the epoch that begins: call it in on_train_epoch_start.

@@ -130,6 +130,10 @@ void TrainerState::agree_on_end() {
   take_end_requests(requests);
 }
 
+double TrainerState::time() const {
+  return lasted.value_or(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
+}
+
 DataLoader TrainerState::share_of(const DataLoader& loader) const {
   return world && options.use_distributed_sampler ? loader.shard(rank(), ranks()) : loader;
 }

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -73,6 +74,9 @@ struct TrainerState {
   int signal = 0;                    ///< that ends the run, by all ranks' agreement
   TrainingModule* fitted = nullptr;  ///< by the last fit
   ModuleParts fitted_parts;
+  std::unique_ptr<DataModule> fitted_data;      ///< what is left of its data, if it ended without an error
+  std::chrono::steady_clock::time_point began;  ///< the fit, as if it had never been broken off
+  std::optional<double> lasted;                 ///< its time(), once it has ended
   std::optional<DataLoader> train;
   std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
   StateMap stream;                       ///< from which the pass of an epoch that was broken off goes on
@@ -81,6 +85,8 @@ struct TrainerState {
   std::int64_t train_batches = 0;
   std::filesystem::path resumed_from;
 
+  /// Seconds of the fit, with what it was resumed from.
+  double time() const;
   int rank() const { return world ? world->rank() : 0; }
   int ranks() const { return world ? world->size() : 1; }
   /// Whether training is to end: with several ranks only what all of them know of.

@@ -73,9 +73,7 @@ void StepContext::log(std::string_view name, const Tensor& value, const LogOptio
 void StepContext::log(std::string_view name, Metric& metric, const LogOptions& options) {
   trainer_->log(name, metric, options);
 }
-void StepContext::log_dict(const MetricMap& values, const LogOptions& options) {
-  trainer_->log_dict(values, options);
-}
+void StepContext::log_dict(const MetricMap& values, const LogOptions& options) { trainer_->log_dict(values, options); }
 void StepContext::set_weight(double items) {
   check(std::isfinite(items) && items >= 0, "set_weight: expected a number of items from 0 on, got {}", items);
   weight_ = items;

@@ -1,9 +1,14 @@
 #include "anneal/core/safetensors.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
 
 #include "anneal/core/error.h"
@@ -16,6 +21,31 @@ using anneal::testing::read_text;
 using anneal::testing::TempFolder;
 using anneal::testing::write_file;
 namespace fs = std::filesystem;
+
+namespace {
+
+// Of the calls that write a file, how many go well before one fails; -1: all.
+int calls_left = -1;
+
+bool fails() {
+  if (calls_left < 0) return false;
+  errno = EIO;
+  return calls_left-- == 0;
+}
+
+}  // namespace
+
+// These come before the C library's.
+extern "C" {
+ssize_t write(int fd, const void* bytes, std::size_t size) {
+  return fails() ? -1 : ::syscall(SYS_write, fd, bytes, size);
+}
+int fsync(int fd) { return fails() ? -1 : static_cast<int>(::syscall(SYS_fsync, fd)); }
+int close(int fd) { return static_cast<int>(::syscall(SYS_close, fd)) != 0 || fails() ? -1 : 0; }
+int rename(const char* from, const char* to) noexcept {
+  return fails() ? -1 : ::renameat(AT_FDCWD, from, AT_FDCWD, to);
+}
+}
 
 namespace {
 
@@ -158,6 +188,27 @@ TEST(Safetensors, AFailedWriteLeavesTheOldFileAndNothingElse) {
   EXPECT_NE(message_of<Error>([&] { save_safetensors(folder / "d", {}); }).find("cannot replace"), std::string::npos);
   EXPECT_EQ(files_in(folder.path()), 2u);
   EXPECT_NE(message_of<Error>([&] { save_safetensors(folder / "no/m", {}); }).find("cannot write"), std::string::npos);
+}
+
+TEST(Safetensors, AnyCallThatFailsLeavesTheOldFileOrTheNewOne) {
+  const TempFolder folder;
+  const auto path = folder / "m";
+  save_safetensors(path, std::vector<NamedTensor>{{"a", full({4}, 1)}});
+  const std::string before = read_text(path);
+  int failed = 0;
+  for (bool replaced = false; !replaced; ++failed) {
+    calls_left = failed;
+    const std::string error = message_of<Error>([&] {
+      save_safetensors(path, std::vector<NamedTensor>{{"a", full({4}, 2)}, {"b", full({4}, 3)}});
+    });
+    calls_left = -1;
+    EXPECT_NE(error, "") << failed;
+    EXPECT_EQ(files_in(folder.path()), 1u) << error;
+    replaced = read_text(path) != before;
+  }
+  // The size, the header, two tensors, and then sync, close, rename; at last the folder's sync.
+  EXPECT_EQ(failed, 8);
+  EXPECT_EQ(load_safetensors(path).find("b")->to_vector(), (std::vector<double>{3, 3, 3, 3}));
 }
 
 TEST(Safetensors, NamesTheFileThatCannotBeRead) {

@@ -1,12 +1,26 @@
 // ModelCheckpoint's triggers by steps and time, links, failures; loading parts of a checkpoint. Rows C-144 to C-152,
 // C-161, C-162, T-514 to T-521, T-531, T-546, T-560, T-561.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <cmath>
 
 #include "anneal/tests/trainer/support.h"
 #include "anneal/trainer/checkpoint.h"
+
+namespace {
+bool no_links = false;  // as on a file system without symbolic links
+}
+
+// Comes before the C library's.
+extern "C" [[gnu::visibility("default")]] int symlink(const char* target, const char* link) noexcept {
+  if (!no_links) return ::symlinkat(target, AT_FDCWD, link);
+  errno = EPERM;
+  return -1;
+}
 
 namespace anneal_test {
 namespace {
@@ -77,6 +91,7 @@ TEST(CheckpointTriggers, StepsWithAMonitorWaitForTheCheck) {
   options.monitor = "val_loss";
   const auto run = fit(options, {}, 4, {5, 7, 9});
   EXPECT_EQ(run->names(), (Texts{"06", "09", "12"}));
+  EXPECT_NE(run->text.find("val_loss is not there yet; nothing was saved"), std::string::npos) << run->text;
   for (const auto& kept : run->files->best_k_models())
     EXPECT_EQ(kept.score,
               (std::map<std::string, double>{{"06", 5}, {"09", 7}, {"12", 9}}).at(kept.path.stem().string()));
@@ -121,10 +136,39 @@ TEST(CheckpointLinks, LastIsALinkToTheFileOfItsStep) {
   EXPECT_FALSE(fs::is_symlink(fit({.save_top_k = 0, .save_last = "link"})->dir / "last.safetensors"));
 }
 
+TEST(CheckpointLinks, ACopyWhereThereAreNone) {
+  no_links = true;
+  const auto run = fit({.save_last = "link"});
+  no_links = false;
+  EXPECT_EQ(run->names(), (Texts{"epoch=2-step=12", "last"}));
+  EXPECT_FALSE(fs::is_symlink(run->dir / "last.safetensors"));
+  EXPECT_EQ(load_checkpoint(run->dir / "last.safetensors").counters.global_step, 12);
+}
+
+// T-503, T-516
+TEST(CheckpointFolder, WhatIsThereStays) {
+  const TempFolder dir;
+  for (const char* name : {"last.safetensors", "step=4.safetensors"})
+    anneal::testing::write_file(dir / name, "another's");
+  const auto files = std::make_shared<ModelCheckpoint>(
+      ModelCheckpointOptions{.dirpath = dir.path(), .filename = "{step}", .save_last = true});
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {files}});
+  options.enable_checkpointing = true;
+  options.sink = [&](std::string_view line) { text += line; };
+  Probe probe;
+  Trainer(options).fit(probe, counting_loader(4));
+  EXPECT_NE(text.find("the folder of the checkpoints is not empty"), std::string::npos) << text;
+  EXPECT_EQ(stems(dir.path()), (Texts{"last", "last-v1", "step=4", "step=4-v1"}));
+  EXPECT_EQ(read_text(dir / "last.safetensors"), "another's");
+  EXPECT_EQ(files->last_model_path().stem(), "last-v1");
+}
+
 TEST(CheckpointScores, AreReadable) {
   const auto run = fit({.filename = "{step}", .monitor = "val_loss", .save_top_k = 2}, {}, 4, {3, 1, 2});
   EXPECT_EQ(run->files->best_model_score(), 1);
   EXPECT_EQ(run->files->current_score(), 2);
+  EXPECT_EQ(std::get<double>(run->files->state().at("current_score")), 2);
   EXPECT_EQ(run->files->kth_best_model_path().stem(), "step=12");
   EXPECT_EQ(ModelCheckpoint().kth_best_model_path(), fs::path());
 }
@@ -137,12 +181,20 @@ TEST(CheckpointText, Verbose) {
 }
 
 TEST(CheckpointFailures, AnExceptionLeavesAFile) {
-  const auto fails = std::make_shared<AtBatchEnd>([](Trainer& trainer, std::int64_t) {
-    if (trainer.global_step() == 2) throw Error("enough");
-  });
-  EXPECT_EQ(fit({.save_last = true, .save_on_exception = true}, {.callbacks = {fails}})->names(),
+  const auto fails_at = [](std::int64_t step) {
+    return TrainerOptions{.callbacks = {AtBatchEnd([step](Trainer& trainer, std::int64_t) {
+                            if (trainer.global_step() == step) throw Error("enough");
+                          })}};
+  };
+  EXPECT_EQ(fit({.save_last = true, .save_on_exception = true}, fails_at(2))->names(),
             (Texts{"epoch=0-step=2", "last"}));
-  EXPECT_EQ(fit({.save_last = true}, {.callbacks = {fails}})->names(), Texts{});
+  EXPECT_EQ(fit({.save_last = true}, fails_at(2))->names(), Texts{});
+  // Whether or not it would be among the best.
+  EXPECT_EQ(fit({.save_top_k = 0, .save_on_exception = true}, fails_at(2))->names(), Texts{"epoch=0-step=2"});
+  const ModelCheckpointOptions best{.filename = "{step}", .monitor = "val_loss", .save_on_exception = true};
+  EXPECT_EQ(fit(best, fails_at(2))->names(), Texts{"step=2"});
+  EXPECT_EQ(fit(best, fails_at(10))->names(), (Texts{"step=10", "step=4"}));
+  EXPECT_EQ(fit(best, fails_at(8))->names(), (Texts{"step=4", "step=8"}));
 }
 
 TEST(CheckpointFailures, OnSaveErrorDecides) {
@@ -289,6 +341,51 @@ TEST(Restored, FilesElsewhereOrGoneAreNamed) {
   EXPECT_NE(train(3, dir / "b", from).find("of them only the best"), std::string::npos);
   fs::remove(dir / "a" / "epoch=0-step=2.safetensors");
   EXPECT_NE(train(3, dir / "a", from).find("is gone"), std::string::npos);
+}
+
+// T-517: of two in one folder with one name, in a run that is gone on with from before their last saves.
+TEST(Restored, FilesOfAnotherAreNotTaken) {
+  const TempFolder dir;
+  const std::string source = (dir / "source").string();
+  const auto best_of = [&](const char* mode) {
+    return std::make_shared<ModelCheckpoint>(
+        ModelCheckpointOptions{.dirpath = dir / "c", .filename = "m", .monitor = "val_loss", .mode = mode});
+  };
+  const auto smallest = best_of("min"), largest = best_of("max");
+  const auto train = [&](std::int64_t epochs, const std::string& resume) {
+    TrainerOptions options = plain(epochs);
+    options.enable_checkpointing = true;
+    options.num_sanity_val_steps = 0;
+    options.callbacks = {smallest, largest,
+                         LambdaCallback({.on_train_epoch_start = [&](Trainer& trainer, TrainingModule&) {
+                           if (trainer.current_epoch() == 1) trainer.save_checkpoint(source);
+                         }})};
+    Probe probe;
+    probe.in_validation_step = [](const Batch&, StepContext& step) {
+      step.log("val_loss", std::array{2.0, 1.0, 3.0}.at(static_cast<std::size_t>(step.trainer().current_epoch())));
+    };
+    Trainer(options).fit(probe, counting_loader(2), counting_loader(1), {.resume = resume});
+  };
+  train(2, "");
+  fs::rename(source, dir / "before");
+  train(3, (dir / "before").string());
+  EXPECT_EQ(stems(dir / "c"), (Texts{"m", "m-v1"}));
+  EXPECT_EQ(load_checkpoint(smallest->best_model_path()).counters.global_step, 4);
+  EXPECT_EQ(load_checkpoint(largest->best_model_path()).counters.global_step, 6);
+}
+
+TEST(Restored, TheFileItselfIsNotDeleted) {
+  const TempFolder dir;
+  const auto train = [&](std::int64_t epochs, const std::string& resume) {
+    TrainerOptions options = plain(epochs);
+    options.enable_checkpointing = true;
+    options.callbacks = {ModelCheckpoint({.dirpath = dir.path(), .filename = "{step}"})};
+    Probe probe;
+    Trainer(options).fit(probe, counting_loader(2), {.resume = resume});
+  };
+  train(1, "");
+  train(3, (dir / "step=2.safetensors").string());
+  EXPECT_EQ(stems(dir.path()), (Texts{"step=2", "step=6"}));
 }
 
 }  // namespace

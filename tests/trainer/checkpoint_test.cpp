@@ -103,7 +103,8 @@ TEST(ModelCheckpoint, Names) {
       Texts{"e01-v1.00-8"});
   EXPECT_EQ(fit({.filename = "{epoch}-{val/loss}"}, {1, 1, 1}, {.max_epochs = 1})->names(),
             Texts{"epoch=0-val_loss=1.0"});
-  EXPECT_NE(message_of<ConfigError>([] { fit({.filename = "{zzz}"}); }).find("zzz"), std::string::npos);
+  const std::string unknown = message_of<ConfigError>([] { fit({.filename = "{zzz}"}, {3, 1, 2}); });
+  for (const char* part : {"zzz", "epoch, step", "val_loss"}) EXPECT_NE(unknown.find(part), std::string::npos) << part;
   EXPECT_TRUE(message_of<ConfigError>([] { fit({.filename = "{step:%n}"}); }).starts_with("filename"));
   EXPECT_TRUE(message_of<Error>([] { fit({.filename = "../{step}"}); }).starts_with("filename"));
   EXPECT_EQ(fit({.filename = "m", .monitor = "val_loss", .save_top_k = 3}, {3, 2, 1})->names(),
@@ -111,6 +112,12 @@ TEST(ModelCheckpoint, Names) {
   EXPECT_EQ(fit({.filename = "m", .monitor = "val_loss"}, {3, 2, 1})->names(), Texts{"m"});
   EXPECT_EQ(fit({.filename = "m", .save_top_k = -1})->names(), (Texts{"m", "m-v1", "m-v2"}));
   EXPECT_EQ(fit({.filename = "m", .save_top_k = -1, .enable_version_counter = false})->names(), Texts{"m"});
+}
+
+TEST(ModelCheckpoint, TheExtensionIsAnOption) {
+  const auto saved = fit({.filename = "m", .extension = ".ckpt", .save_last = true});
+  EXPECT_EQ(saved->files->best_model_path(), saved->dir / "m.ckpt");
+  EXPECT_EQ(saved->files->last_files({}), std::vector<fs::path>{saved->dir / "last.ckpt"});
 }
 
 TEST(ModelCheckpoint, AMissingMonitorIsNamed) {
@@ -152,6 +159,7 @@ TEST(CheckpointFile, OpensAsSafetensorsWithPlainNames) {
   ASSERT_TRUE(file.find("weight"));
   EXPECT_NEAR(file.find("weight")->item(), -0.1 * 3 * (1 + 2 + 3 + 4), 1e-5);
   EXPECT_TRUE(file.metadata.contains("anneal"));
+  EXPECT_EQ(load_checkpoint(saved->files->best_model_path()).precision, "32-true");
 }
 
 TEST(CheckpointFile, DamageIsNamed) {
@@ -184,6 +192,44 @@ TEST(Saving, OnlyBetweenBatches) {
             std::string::npos);
   EXPECT_THROW(trainer.save_checkpoint(dir / "a"), Error);
   EXPECT_FALSE(fs::exists(dir / "a"));
+}
+
+// T-534
+TEST(Saving, AfterAFitTheStateInWhichItEnded) {
+  const TempFolder dir;
+  struct Model : Probe {
+    OptimizerConfig configure_optimizers() override { return {optim::AdamW(parameters(), {.lr = 0.1})}; }
+  } whole, part, resumed;
+  Trainer(quiet({.max_epochs = 3})).fit(whole, counting_loader(2));
+  Trainer trainer(quiet({.max_epochs = 1}));
+  EXPECT_THROW(trainer.save_checkpoint(dir / "a"), Error);
+  trainer.fit(part, counting_loader(2));
+  trainer.save_checkpoint(dir / "a");
+  EXPECT_EQ(load_checkpoint(dir / "a").counters.global_step, 2);
+  Trainer(quiet({.max_epochs = 3})).fit(resumed, counting_loader(2), {.resume = (dir / "a").string()});
+  EXPECT_EQ(resumed.weight.item(), whole.weight.item());
+}
+
+// T-773
+TEST(Saving, ExtrasComeBackUnderTheirNames) {
+  const TempFolder dir;
+  Probe probe;
+  Trainer trainer(quiet({.max_epochs = 1}));
+  EXPECT_THROW(trainer.load_checkpoint(dir / "a"), Error);
+  trainer.fit(probe, counting_loader(2));
+  const double trained = probe.weight.item();
+  trainer.save_checkpoint(dir / "a",
+                          {.extra = {{"weight", 3}, {"labels", "a b"}}, .extra_tensors = {{"weight", full({2}, 7)}}});
+  probe.load_state_dict(std::vector<NamedTensor>{{"weight", zeros({1})}});
+  const Extras extras = trainer.load_checkpoint(dir / "a");
+  EXPECT_EQ(hparam<std::int64_t>(extras.values, "weight"), 3);
+  EXPECT_EQ(hparam<std::string>(extras.values, "labels"), "a b");
+  EXPECT_EQ(extras.tensors.at(0).name, "weight");
+  EXPECT_EQ(extras.tensors.at(0).tensor.to_vector(), (std::vector<double>{7, 7}));
+  EXPECT_EQ(probe.weight.item(), trained) << "the model has its own names";
+  trainer.save_checkpoint(dir / "b", {.weights_only = true});
+  EXPECT_THROW(trainer.load_checkpoint(dir / "b"), Error) << "there is no optimizer";
+  EXPECT_TRUE(trainer.load_checkpoint(dir / "b", {.load_optimizer = false}).values.empty());
 }
 
 }  // namespace

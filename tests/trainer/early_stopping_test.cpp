@@ -199,6 +199,7 @@ TEST(EarlyStopping, GoesOnFromACheckpoint) {
   EXPECT_EQ(ended.epochs(), 4);
   EXPECT_EQ(ended.reason(), patience_exhausted);
   EXPECT_EQ(ended.stopper->stopped_epoch(), 3);
+  EXPECT_EQ(std::get<std::int64_t>(ended.stopper->state().at("patience")), 3);
   EXPECT_EQ(fit({.patience = 5}, constant, {}, {.resume = file}).epochs(), 6);
 }
 

@@ -12,6 +12,7 @@
 
 #include "anneal/anneal.h"
 #include "anneal/tests/dist/spawn_ranks.h"
+#include "anneal/tests/temp_folder.h"
 
 #if ANNEAL_HAS_GLOO
 
@@ -324,6 +325,64 @@ TEST_F(RanksThatResume, GoOnFromASignalToOneOfThem) {
   const std::string part = run("parts", {{"TEST_ACCUMULATE", "3"}, {"TEST_SIGNAL_AT", "10"}});
   EXPECT_NE(part, whole);
   EXPECT_EQ(run("parts", {{"TEST_ACCUMULATE", "3"}, {"TEST_RESUME", "last"}}), whole);
+}
+
+// Two steps of three batches, with a checkpoint in TEST_FOLDER after one of the batches, or from it.
+const RankFunction train_windows("windows", [] {
+  const std::filesystem::path file = std::filesystem::path(std::getenv("TEST_FOLDER")) / "file";
+  TrainerOptions options = options_of(3);
+  options.max_steps = 2;
+  const int save_at = from_environment("TEST_SAVE_AT", -1);
+  options.callbacks = {LambdaCallback(
+      {.on_train_batch_end = [&](Trainer& trainer, TrainingModule&, const Tensor&, const Batch&, StepContext&) {
+        if (trainer.total_batch_idx() == save_at) trainer.save_checkpoint(file);
+      }})};
+  Trainer trainer(options);
+  Net net;
+  try {
+    trainer.fit(net, loader(2, true), loader(2, false), {.resume = save_at < 0 ? file.string() : ""});
+  } catch (const Error& error) { std::fputs(error.what(), stderr); }
+  return 0;
+});
+
+class RankFiles : public ::testing::Test {
+ protected:
+  RankResults run(const Variables& more) const {
+    Variables variables{{"TEST_FOLDER", folder_.path().string()}};
+    variables.insert(more.begin(), more.end());
+    const RankResults results = spawn_ranks(2, "windows", variables, std::chrono::seconds(60));
+    EXPECT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
+    return results;
+  }
+  std::string file() const { return (folder_ / "file").string(); }
+
+ private:
+  testing::TempFolder folder_;
+};
+
+// T-541
+TEST_F(RankFiles, FromWithinAWindowAreRefused) {
+  run({{"TEST_SAVE_AT", "1"}});
+  for (const auto& rank : run({}).ranks)
+    EXPECT_NE(rank.err.find("within an accumulation window; that goes on only from one rank on one, got 2 on 2"),
+              std::string::npos)
+        << rank.err;
+}
+
+// T-548: of two ranks with 6 samples each, on one.
+TEST_F(RankFiles, OfAnotherGlobalBatchGiveAWarning) {
+  run({{"TEST_SAVE_AT", "2"}});
+  for (const int ranks : {1, 2}) {
+    std::string text;
+    TrainerOptions options = options_of(3);
+    options.max_steps = 2;
+    options.sink = [&](std::string_view line) { text += line; };
+    Trainer trainer(options);
+    Net net;
+    trainer.fit(net, loader(ranks, true), loader(ranks, false), {.resume = file()});
+    EXPECT_EQ(trainer.global_step(), 2);
+    EXPECT_EQ(text.find("the batches will differ") != std::string::npos, ranks == 2) << text;
+  }
 }
 
 }  // namespace

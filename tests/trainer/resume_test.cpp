@@ -200,6 +200,18 @@ struct Trained {
   }
 };
 
+TEST(Resume, AStepLimitIsAbsoluteToo) {
+  Trained run;
+  run.fit(3, "");
+  const FitOptions from{.resume = (run.dir / "anneal_logs/version_0/checkpoints/last.safetensors").string()};
+  const auto steps = [&](std::int64_t max_steps) {
+    return Trainer(quiet({.max_steps = max_steps})).fit(run.probe, counting_loader(2), from).global_step;
+  };
+  EXPECT_TRUE(message_of<ConfigError>([&] { steps(5); }).starts_with("max_steps: expected at least the 6"));
+  EXPECT_EQ(steps(6), 6);
+  EXPECT_EQ(steps(7), 7);
+}
+
 TEST(Resume, LimitsAreAbsolute) {
   Trained run;
   run.fit(3, "");
@@ -212,6 +224,7 @@ TEST(Resume, LimitsAreAbsolute) {
 TEST(Resume, LastAndBest) {
   Trained run;
   std::string text;
+  EXPECT_NE(message_of<Error>([&] { run.fit(1, "best"); }).find("no best checkpoint"), std::string::npos);
   EXPECT_EQ(run.fit(1, "last", &text).global_step, 2);
   EXPECT_NE(text.find("there is no last checkpoint"), std::string::npos);
   // A damaged newest file is passed over; there is no older one.
@@ -219,7 +232,9 @@ TEST(Resume, LastAndBest) {
   text.clear();
   EXPECT_EQ(run.fit(2, "last", &text).global_step, 4);
   EXPECT_NE(text.find("passed over"), std::string::npos);
-  EXPECT_THROW(run.fit(2, "best"), Error);
+  text.clear();
+  EXPECT_EQ(run.fit(3, "best", &text).global_step, 6) << "which the last file of another Trainer tells";
+  EXPECT_EQ(text.find("resume"), std::string::npos) << text;
 
   auto files = std::make_shared<ModelCheckpoint>(ModelCheckpointOptions{.dirpath = run.dir / "own"});
   TrainerOptions options = quiet({.max_epochs = 2, .callbacks = {files}});
@@ -228,6 +243,57 @@ TEST(Resume, LastAndBest) {
   trainer.fit(run.probe, counting_loader(2));
   EXPECT_EQ(trainer.fit(run.probe, counting_loader(2), {.resume = "best"}).global_step, 4);
   EXPECT_EQ(trainer.resumed_from(), files->best_model_path());
+
+  const auto error = [&](const std::string& resume) {
+    return message_of<Error>([&] { Trainer(quiet()).fit(run.probe, counting_loader(2), {.resume = resume}); });
+  };
+  EXPECT_NE(error("best").find("there is no ModelCheckpoint"), std::string::npos);
+  EXPECT_NE(error("hpc").find("preempted"), std::string::npos);
+}
+
+// T-530
+TEST(Resume, TheTimeOfTheFitGoesOn) {
+  const TempFolder dir;
+  Probe probe;
+  Trainer first(quiet({.max_epochs = 1}));
+  first.fit(probe, counting_loader(1));
+  first.save_checkpoint(dir / "a");
+  Checkpoint checkpoint = load_checkpoint(dir / "a");
+  EXPECT_GT(checkpoint.time, 0);
+  EXPECT_LT(checkpoint.time, 1000);
+  checkpoint.time = 1000;
+  save_checkpoint(dir / "a", checkpoint);
+  Trainer second(quiet({.max_epochs = 2}));
+  second.fit(probe, counting_loader(1), {.resume = (dir / "a").string()});
+  second.save_checkpoint(dir / "a");
+  EXPECT_GT(load_checkpoint(dir / "a").time, 1000);
+}
+
+// T-532
+TEST(Resume, CallbacksWithoutAKeyFindTheirOwnState) {
+  struct Count : Callback {
+    explicit Count(std::int64_t from) : batches(from) {}
+    std::int64_t batches;
+    void on_train_batch_end(Trainer&, TrainingModule&, const Tensor&, const Batch&, StepContext&) override {
+      ++batches;
+    }
+    StateMap state() const override { return {{"batches", batches}}; }
+    void load_state(const StateMap& state) override { batches = std::get<std::int64_t>(state.at("batches")); }
+  };
+  const TempFolder dir;
+  const auto run = [&](std::int64_t epochs, const std::string& resume) {
+    const auto a = std::make_shared<Count>(0), b = std::make_shared<Count>(100);
+    Trainer trainer(quiet({.max_epochs = epochs, .callbacks = {a, LambdaCallback({}), b}}));
+    Probe probe;
+    trainer.fit(probe, counting_loader(2), {.resume = resume});
+    trainer.save_checkpoint(dir / "a");
+    return std::pair(a->batches, b->batches);
+  };
+  run(1, "");
+  std::vector<std::string> keys;
+  for (const auto& entry : load_checkpoint(dir / "a").callbacks) keys.push_back(entry.first);
+  EXPECT_EQ(keys, (std::vector<std::string>{"Count", "Count 2"}));
+  EXPECT_EQ(run(3, (dir / "a").string()), (std::pair<std::int64_t, std::int64_t>(6, 106)));
 }
 
 TEST(Resume, AnotherOptimizerOrModelIsRefused) {
@@ -248,6 +314,45 @@ TEST(Resume, AnotherOptimizerOrModelIsRefused) {
   EXPECT_NE(resume(more).find("second"), std::string::npos);
 }
 
+// T-546
+TEST(Resume, OtherGroupsAreNamed) {
+  struct Model : TrainingModule {
+    nn::Parameter a{{this, "a"}, zeros({1})}, b{{this, "b"}, zeros({1})}, c{{this, "c"}, zeros({1})};
+    std::vector<std::vector<std::string>> groups;
+
+    Tensor training_step(const Batch& batch, StepContext&) override { return sum(a * b + c) * mean(batch["x"]); }
+    OptimizerConfig configure_optimizers() override {
+      std::vector<optim::ParamGroup<optim::SGDOptions>> made;
+      for (const auto& names : groups) {
+        auto& group = made.emplace_back();
+        for (const NamedTensor& p : parameters())
+          if (std::ranges::find(names, p.name) != names.end()) group.parameters.push_back(p);
+      }
+      if (made.empty()) return {};
+      return {optim::SGD(made)};
+    }
+  };
+  const TempFolder dir;
+  Model saved;
+  saved.groups = {{"a", "b"}, {"c"}};
+  Trainer trainer(quiet({.max_epochs = 1}));
+  trainer.fit(saved, counting_loader(2));
+  trainer.save_checkpoint(dir / "a");
+  const auto error = [&](std::vector<std::vector<std::string>> groups) {
+    Model module;
+    module.groups = std::move(groups);
+    return message_of<Error>(
+        [&] { Trainer(quiet({.max_epochs = 2})).fit(module, counting_loader(2), {.resume = (dir / "a").string()}); });
+  };
+  EXPECT_EQ(error({{"a", "b"}, {"c"}}), "");
+  EXPECT_EQ(error({{"a"}, {"b", "c"}}),
+            "resume: group 0 of the checkpoint's optimizer has 2 parameters, the module's 1");
+  EXPECT_EQ(error({{"a", "c"}, {"b"}}), "resume: group 0 of the checkpoint's optimizer has b where the module's has c");
+  EXPECT_EQ(error({{"a", "b", "c"}}),
+            "resume: the checkpoint's optimizer is SGD with 2 groups, the module's is SGD with 1");
+  EXPECT_EQ(error({}), "resume: the checkpoint has 1 optimizers, the module has 0");
+}
+
 TEST(Resume, TheCheckpointsLearningRateWins) {
   Trained run;
   run.fit(1, "");
@@ -255,9 +360,13 @@ TEST(Resume, TheCheckpointsLearningRateWins) {
     OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 100})}; }
   } faster;
   const std::string path = (run.dir / "anneal_logs/version_0/checkpoints/last.safetensors").string();
-  Trainer trainer(quiet({.max_epochs = 2}));
+  std::string text;
+  TrainerOptions options = quiet({.max_epochs = 2});
+  options.sink = [&](std::string_view line) { text += line; };
+  Trainer trainer(options);
   trainer.fit(faster, counting_loader(2), {.resume = path});
   EXPECT_EQ(trainer.optimizer()->lr(), 0.1);
+  EXPECT_NE(text.find("the learning rate in the code differs from the checkpoint's"), std::string::npos) << text;
 }
 
 }  // namespace

@@ -91,7 +91,9 @@ TEST(ModelEma, AveragesBesideTheModel) {
     trainer.train(one, {.num_epochs = 2, .eval_dataset = single, .per_device_batch_size = 1});
     weight = model.weight.item();
     history = trainer.run_history();
-    *saved = load_checkpoint(dir / "ema.safetensors").model.at(0).tensor.item();
+    const Checkpoint file = load_checkpoint(dir / "ema.safetensors");
+    EXPECT_TRUE(file.weights_only);
+    *saved = file.model.at(0).tensor.item();
   };
   double weight = 0, average = 0, saved = 0;
   RunHistory history;
@@ -160,7 +162,30 @@ TEST(WSDCheckpoint, SavesAroundTheDecays) {
   EXPECT_EQ(stems(dir.path()), wanted);
   EXPECT_EQ(wanted.size(), 4);
   EXPECT_EQ(load_checkpoint(dir / "before_decay_3.safetensors").counters.global_step, 3);
-  EXPECT_EQ(load_checkpoint(dir / "after_decay_4.safetensors").optimizers.size(), 0);
+  EXPECT_TRUE(load_checkpoint(dir / "after_decay_4.safetensors").weights_only);
+  EXPECT_NE(message_of<Error>([&] {
+              Trainer(quiet({.max_epochs = 3}))
+                  .fit(probe, counting_loader(8), {.resume = (dir / "after_decay_4.safetensors").string()});
+            }).find("weights only"),
+            std::string::npos);
+}
+
+// T-114
+TEST(SaveCallbacks, WriteNothingInAFastDevRun) {
+  const TempFolder dir;
+  nn::Linear model(1, 1);
+  for (const bool evaluates : {true, false}) {
+    TrainerOptions options = quiet_with({ModelEma({.save_path = dir / "ema.safetensors"}),
+                                         SaveTrainingState({.save_dir = dir / "states", .save_every_n_steps = 1}),
+                                         WSDCheckpoint({.save_dir = dir / "wsd"})});
+    if (evaluates) options.callbacks.push_back(SaveBestModel({.save_path = dir / "best.safetensors"}));
+    options.fast_dev_run = 4;
+    SimpleTrainer trainer(model, mse, sgd(model), options);
+    TrainOptions run{.per_device_batch_size = 1};
+    if (evaluates) run.eval_dataset = line(2);
+    EXPECT_EQ(trainer.train(line(8), run).global_step, 4);
+  }
+  EXPECT_EQ(stems(dir.path()), Names());
 }
 
 // T-681: pytorch-accelerated's early stopping, by the names here.

@@ -86,6 +86,26 @@ TEST_F(SlurmRun, GoesOnWhereItWasPreempted) {
   }
 }
 
+// T-542
+TEST_F(SlurmRun, ItsFileIsFoundByName) {
+  Probe undisturbed;
+  Trainer(options()).fit(undisturbed, counting_loader(5));
+  Preempted module(4);
+  Trainer(options()).fit(module, counting_loader(5));
+  for (const char* name : {"preempt", "hpc", "last"}) {
+    Probe again;
+    Trainer trainer(options({.requeue = false}));
+    trainer.fit(again, counting_loader(5), {.resume = name});
+    EXPECT_EQ(trainer.resumed_from(), checkpoint());
+    EXPECT_EQ(weight_of(again), weight_of(undisturbed)) << name;
+  }
+  fs::copy_file(checkpoint(), checkpoint("78"));
+  Probe again;
+  Trainer trainer(options());
+  trainer.fit(again, counting_loader(5), {.resume = "preempt"});
+  EXPECT_EQ(trainer.resumed_from(), checkpoint()) << "not another job's, which is newer";
+}
+
 TEST_F(SlurmRun, SavesInPeace) {
   set("SLURM_ARRAY_JOB_ID", "5");
   set("SLURM_ARRAY_TASK_ID", "3");

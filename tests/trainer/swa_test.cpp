@@ -83,7 +83,7 @@ TEST(StochasticWeightAveraging, TheModelEndsWithTheMeanOfEpochs) {
   Falling other;
   Trainer(quiet({.max_epochs = -1,
                  .max_steps = 3,
-                 .callbacks = {StochasticWeightAveraging({.swa_lr = 0.5, .swa_epoch_start = 2})}}))
+                 .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.5}, .swa_epoch_start = 2})}}))
       .fit(other, counting_loader(1));
   EXPECT_NEAR(other.weight.item(), (other.weights[1] + other.weights[2]) / 2, 1e-12);
 }
@@ -100,7 +100,7 @@ TEST(StochasticWeightAveraging, NeedsOneOptimizer) {
   } module;
   const auto message = [&] {
     return message_of<ConfigError>([&] {
-      Trainer(quiet({.max_epochs = 1, .callbacks = {StochasticWeightAveraging({.swa_lr = 0.5})}}))
+      Trainer(quiet({.max_epochs = 1, .callbacks = {StochasticWeightAveraging({.swa_lrs = {0.5}})}}))
           .fit(module, counting_loader(1));
     });
   };

@@ -5,6 +5,7 @@
 
 #include "anneal/trainer/batch_norm_update.h"
 #include "anneal/trainer/callback_list.h"
+#include "anneal/trainer/find_checkpoint.h"
 #include "anneal/trainer/run.h"
 #include "anneal/trainer/run_loaders.h"
 #include "anneal/trainer/snapshot.h"

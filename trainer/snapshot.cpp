@@ -132,12 +132,14 @@ std::optional<Checkpoint> find_checkpoint(TrainerState& s, const std::string& re
   return on_all_ranks(s, [&] { return find_here(s, resume); });
 }
 
-void restore_newest(TrainerState& s) {
+void restore_newest(TrainerState& s, std::int64_t batches) {
   std::optional<Checkpoint> checkpoint = on_all_ranks(s, [&]() -> std::optional<Checkpoint> {
-    const auto paths = newest_first(s, [](const ModelCheckpoint& files) { return files.files(); });
-    check(!paths.empty(), "on_bad_number: there is no checkpoint yet to go back to");
-    s.resumed_from = paths[0];
-    return s.checkpoint_io->load(paths[0]);
+    for (const auto& path : newest_first(s, [](const ModelCheckpoint& files) { return files.files(); })) {
+      s.resumed_from = path;
+      Checkpoint found = s.checkpoint_io->load(path);
+      if (found.counters.total_batches <= batches) return found;
+    }
+    throw Error("rollback: there is no checkpoint to go back to");
   });
   restore_loggers(s, *checkpoint);
   restore_model(s, *checkpoint);

@@ -25,9 +25,9 @@ void load_weights(TrainerState& state, const Checkpoint& checkpoint, bool strict
 void restore_model(TrainerState& state, Checkpoint& checkpoint, bool strict = true);
 /// Optimizer, schedule, counters, gradients, random numbers.
 void restore_progress(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
-/// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote. Throws Error if there is
-/// none.
-void restore_newest(TrainerState& state);
+/// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote when no more than so many
+/// batches had been trained on. Throws Error if there is none.
+void restore_newest(TrainerState& state, std::int64_t batches);
 
 }  // namespace v0
 }  // namespace anneal

@@ -286,6 +286,37 @@ TEST(DataModule, IsPreparedOnOneRankAndSetUpOnAll) {
   EXPECT_EQ(results.ranks[1].err, "setup:fit val_dl teardown:fit ");
 }
 
+// The same, each as on a machine of its own.
+struct OwnMachine : ClusterEnvironment {
+  std::optional<dist::RankEnvironment> ranks() const override {
+    std::optional<dist::RankEnvironment> launched = dist::rank_environment();
+    launched->local_rank = 0;
+    launched->local_world_size = 1;
+    return launched;
+  }
+};
+struct OnMachines : OnRanks {
+  bool per_node = true;
+  bool prepare_data_per_node() const override { return per_node; }
+};
+const RankFunction prepare_on_machines("prepare_on_machines", [] {
+  for (const bool per_node : {true, false}) {
+    OnMachines data;
+    data.per_node = per_node;
+    Probe module;
+    Trainer(quiet({.max_epochs = 1, .limit_val_batches = 0, .plugins = {OwnMachine()}})).fit(module, data);
+    std::fputs(data.log[0] == "prepare" ? "1" : "0", stderr);
+  }
+  return 0;
+});
+
+// T-751
+TEST(DataModule, IsPreparedOnEachMachineOrOnOne) {
+  const auto results = spawn_ranks(2, "prepare_on_machines", {}, std::chrono::seconds(60));
+  EXPECT_EQ(results.ranks[0].err, "11");
+  EXPECT_EQ(results.ranks[1].err, "10");
+}
+
 // Ranks with loaders of their own of different lengths.
 const RankFunction uneven_loaders("uneven_loaders", [] {
   Trainer trainer(quiet({.use_distributed_sampler = false, .max_epochs = 1}));

@@ -43,6 +43,8 @@ Optimizer::~Optimizer() {
 }
 
 void Optimizer::add_group(Group group) {
+  check<ConfigError>(group.name.empty() || std::ranges::find(names_, group.name) == names_.end(),
+                     "optimizer: two groups are named {}", group.name);
   std::set<const TensorImpl*> seen;
   std::set<std::string> names;
   for (const auto& earlier : parameters_)
@@ -59,10 +61,12 @@ void Optimizer::add_group(Group group) {
   }
   parameters_.push_back(std::move(group.parameters));
   numbers_.push_back(group.numbers);
+  names_.push_back(std::move(group.name));
 }
 
-void Optimizer::add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers) {
-  add_group({std::move(parameters), numbers});
+void Optimizer::add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers,
+                                std::string name) {
+  add_group({std::move(parameters), numbers, std::move(name)});
   rebuild();
 }
 

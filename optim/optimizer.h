@@ -22,6 +22,7 @@ template <class Options>
 struct ParamGroup {
   std::vector<NamedTensor> parameters;
   Options options = {};
+  std::string name = {};  ///< in logs: "lr-AdamW/decayed"; no two groups have the same
 };
 
 /// What one step does to gradients first, in the same pass as the update: they stay as they are in memory.
@@ -68,10 +69,13 @@ class Optimizer {
   /// All numbers of a group.
   const kernels::OptimGroup& numbers(std::size_t group) const { return numbers_.at(group); }
 
+  /// Empty: it has none.
+  const std::string& group_name(std::size_t group) const { return names_.at(group); }
+
   /// A group's parameters, those that are frozen too.
   const std::vector<NamedTensor>& parameters(std::size_t group) const { return parameters_.at(group); }
   /// Adds a group, and rebuilds. Throws Error, and changes nothing, for a parameter or a name that it has already.
-  void add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers);
+  void add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers, std::string name = {});
 
   /// Makes every step write the 16-bit copies of f32 parameters that ops read under Autocast (core/autocast.h), instead
   /// of converting a weight at its next use.
@@ -93,6 +97,7 @@ class Optimizer {
   struct Group {
     std::vector<NamedTensor> parameters;
     kernels::OptimGroup numbers;
+    std::string name;
   };
   // `states` names the blocks that an update needs besides values and gradients.
   Optimizer(std::vector<Group> groups, std::vector<std::string> states);
@@ -100,7 +105,8 @@ class Optimizer {
   template <class Options, class Convert>
   static std::vector<Group> to_groups(std::vector<ParamGroup<Options>> groups, Convert numbers_of) {
     std::vector<Group> converted;
-    for (auto& group : groups) converted.push_back({std::move(group.parameters), numbers_of(group.options)});
+    for (auto& group : groups)
+      converted.push_back({std::move(group.parameters), numbers_of(group.options), std::move(group.name)});
     return converted;
   }
 
@@ -128,6 +134,7 @@ class Optimizer {
 
   std::vector<std::vector<NamedTensor>> parameters_;  // by group
   std::vector<kernels::OptimGroup> numbers_;
+  std::vector<std::string> names_;
   std::vector<std::string> state_names_;
   std::vector<Arena> arenas_;
   std::vector<Work> work_;  // of each arena

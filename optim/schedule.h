@@ -159,6 +159,9 @@ class LRScheduler {
   LRScheduler(Optimizer& optimizer, const Schedule& schedule, std::vector<double> base, const RunNumbers& run = {});
   /// One step further.
   void step() { set_steps(steps_ + 1); }
+  /// timm's calls, of schedulers that go by epochs and by updates: to that one.
+  void step(std::int64_t epoch) { set_steps(epoch); }
+  void step_update(std::int64_t num_updates) { set_steps(num_updates); }
   std::int64_t steps() const { return steps_; }
   /// To any step, as when a run is resumed.
   void set_steps(std::int64_t steps);

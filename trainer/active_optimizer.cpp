@@ -1,5 +1,7 @@
 #include "anneal/trainer/active_optimizer.h"
 
+#include "anneal/core/autograd.h"
+
 namespace anneal {
 inline namespace v0 {
 namespace {
@@ -66,6 +68,18 @@ dist::Reducer& ActiveOptimizer::reducer(dist::ProcessGroup& group) {
     dist::check_same(group, arenas, reducer_->buckets());
   }
   return *reducer_;
+}
+
+void ActiveOptimizer::check_graph() {
+  std::set<std::string> graph;
+  for (std::size_t g = 0; g < optimizer().groups(); ++g)
+    for (const NamedTensor& p : optimizer().parameters(g))
+      if (const Leaf* leaf = leaf_of(p.tensor); leaf && leaf->touched) graph.insert(p.name);
+  if (!graph_) graph_ = graph;
+  for (const std::string& name : graph)
+    check(graph_->contains(name), "static_graph: {} has a gradient, and had none in the first step", name);
+  for (const std::string& name : *graph_)
+    check(graph.contains(name), "static_graph: {} has no gradient, and had one in the first step", name);
 }
 
 Checkpoint::Optimizer ActiveOptimizer::state() const {

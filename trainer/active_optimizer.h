@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "anneal/dist/reducer.h"
@@ -34,6 +36,9 @@ class ActiveOptimizer {
   /// Makes what sums its gradients over the ranks, unless the one there is serves; they all call it.
   dist::Reducer& reducer(dist::ProcessGroup& group);
 
+  /// Throws Error, which names one, where not the same parameters have gradients as when it was first called.
+  void check_graph();
+
   Checkpoint::Optimizer state() const;
   /// Throws Error for the state of another kind of optimizer; warns where the code's numbers differ from it.
   /// `override_lr`: the rates are the code's.
@@ -53,6 +58,7 @@ class ActiveOptimizer {
   std::optional<optim::LRScheduler> scheduler_;
   std::optional<optim::ReduceLROnPlateau> plateau_;
   std::optional<dist::Reducer> reducer_;
+  std::optional<std::set<std::string>> graph_;  // the parameters of the first step
 };
 
 }  // namespace v0

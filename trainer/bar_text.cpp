@@ -48,9 +48,6 @@ std::size_t columns_of(std::string_view utf8) {
   return static_cast<std::size_t>(std::ranges::count_if(utf8, [](char c) { return (c & 0xc0) != 0x80; }));
 }
 
-// Of ECMA-48's "select graphic rendition".
-constexpr const char *plain = "0", *bold = "1", *dim = "2", *red = "31", *done = "32", *to_do = "90";
-
 // A line of styled pieces, which takes no more columns than there are.
 class Styled {
  public:
@@ -103,23 +100,24 @@ std::string drawn_line(const Bar& bar, std::size_t columns) {
   return line;
 }
 
-std::string rich_line(const Bar& bar, std::size_t columns) {
+std::string rich_line(const Bar& bar, const RichProgressBarTheme& theme, std::size_t columns) {
   Styled line(columns);
-  line.add(bold, bar.title + "  ");
+  line.add(theme.description, bar.title + "  ");
   const std::size_t width = std::min(rich_width, columns / 4);
   const auto full = static_cast<std::size_t>(share_of(bar) * static_cast<double>(width));
-  line.add(done, repeated("━", full));
-  line.add(to_do, repeated("━", width - full));
-  line.add(plain, "  " + count(bar));
-  line.add(dim, "  " + clock_time(bar.seconds) + " < " + time_left(bar) + "  " + rate_text(bar));
+  line.add(theme.progress_bar, repeated("━", full));
+  line.add(theme.progress_bar_rest, repeated("━", width - full));
+  line.add(theme.batch_progress, "  " + count(bar));
+  line.add(theme.time, "  " + clock_time(bar.seconds) + " < " + time_left(bar));
+  line.add(theme.processing_speed, "  " + rate_text(bar));
   return std::move(line).take();
 }
 
-std::string rich_items(const Bar& bar, std::size_t columns) {
+std::string rich_items(const Bar& bar, const RichProgressBarTheme& theme, std::size_t columns) {
   Styled line(columns);
   for (const auto& [name, value] : bar.items) {
-    line.add(dim, "  " + name + ": ");
-    line.add(value == "nan" ? red : plain, value);
+    line.add(theme.metric_names, "  " + name + ": ");
+    line.add(value == "nan" ? theme.nan : theme.metrics, value);
   }
   return std::move(line).take();
 }

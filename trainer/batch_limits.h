@@ -20,15 +20,18 @@ class LimitBatches final : public Callback {
   std::int64_t batches_;
 };
 
-/// The same for evaluations alone: limit_val_batches and limit_test_batches.
+/// The checks within an epoch are cut to so many batches of each loader, over all ranks together, each of which has its
+/// share (rounded up). With `limit_intermediate_only` false all validation and tests: limit_val_batches and
+/// limit_test_batches.
 class LimitEvalSteps final : public Callback {
  public:
   /// Throws ConfigError for fewer than 1.
-  explicit LimitEvalSteps(std::int64_t batches);
-  void configure(TrainerOptions& options) override;
+  explicit LimitEvalSteps(std::int64_t batches, bool limit_intermediate_only = true);
+  void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
 
  private:
   std::int64_t batches_;
+  bool intermediate_only_;
 };
 
 /// Validation after every so many batches of an epoch: val_check_interval. Where a check is not at an epoch's end, a

@@ -6,6 +6,7 @@
 #include <typeinfo>
 
 #include "anneal/core/tensor.h"
+#include "anneal/core/type_name.h"
 #include "anneal/data/batch.h"
 #include "anneal/trainer/hook_point.h"
 #include "anneal/trainer/metric_map.h"
@@ -88,8 +89,11 @@ class Callback {
   virtual void on_save_checkpoint(Trainer&, TrainingModule&, Checkpoint&) {}
   virtual void on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint&) {}
 
-  /// Whether a module's callback takes the place of this one of the Trainer's: one of its own type does.
-  virtual bool replaces(const Callback& other) const { return typeid(*this) == typeid(other); }
+  /// Whether this one, of a module, takes the place of that one of the Trainer's: if that has its type, or a type that
+  /// its own derives from.
+  virtual bool replaces(const Callback& other) const {
+    return typeid(other) != typeid(Callback) && is_base(typeid(other), typeid(*this));
+  }
 
   /// Whether it reads metrics in on_train_epoch_end: it is then called after the others and the module, when the
   /// epoch's metrics are there.

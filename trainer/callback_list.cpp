@@ -20,7 +20,8 @@ std::vector<Shared<Callback>> with_standard_callbacks(const TrainerOptions& o, b
   if (o.max_time && std::none_of(callbacks.begin(), callbacks.end(), is<Timer>))
     callbacks.push_back(Timer({.duration = *o.max_time}));
   if (o.enable_progress_bar && std::none_of(callbacks.begin(), callbacks.end(), is<ProgressBar>))
-    callbacks.push_back(rich ? Shared<Callback>(RichProgressBar()) : Shared<Callback>(ProgressBar()));
+    callbacks.push_back(rich ? Shared<Callback>(RichProgressBar({.refresh_rate = 1}))
+                             : Shared<Callback>(ProgressBar()));
   if (o.enable_model_summary && std::none_of(callbacks.begin(), callbacks.end(), is<ModelSummary>))
     callbacks.push_back(ModelSummary());
   if (o.enable_checkpointing && std::none_of(callbacks.begin(), callbacks.end(), is<ModelCheckpoint>) &&

@@ -101,12 +101,14 @@ T made(const Options& options, const First&... first) {
   else return T(first..., options);
 }
 
-/// The module with the command line's optimizer instead of its own.
+/// The module with the command line's optimizer, or schedule, instead of its own.
 template <class Module>
 struct WithLearning final : Module {
   template <class... Args>
   explicit WithLearning(const Learning& learning, const Args&... args) : Module(args...), learning(learning) {}
-  OptimizerConfig configure_optimizers() override { return learning.make(this->parameters()); }
+  OptimizerConfig configure_optimizers() override {
+    return learning.make(this->parameters(), [this] { return Module::configure_optimizers(); });
+  }
   const Learning& learning;
 };
 
@@ -141,7 +143,7 @@ int run_command(const Arguments& arguments, const Configuration& configuration, 
 /// Runs a command: fit, validate, test or predict. What is said later wins: the code's defaults, the environment,
 /// `--config FILE.json` in order, the other arguments in order. Returns the program's exit code: 0; 2, with a message,
 /// for a wrong option; 130 or 143 for SIGINT or SIGTERM; 1 for another failure. `--optimizer` and `--lr_scheduler` take
-/// the place of configure_optimizers.
+/// the place of configure_optimizers; a schedule alone is for the optimizer that it makes.
 template <std::derived_from<TrainingModule> Module, std::derived_from<DataModule> Data>
 int run(int argc, const char* const* argv, const Program& program = {}) {
   return exit_code(program, [&] {
@@ -165,7 +167,9 @@ int run(int argc, const char* const* argv, const Program& program = {}) {
       Module module = made<Module>(model_options);
       return run_command(arguments, configuration, trainer, module, data, program);
     }
-    if (has_own_optimizer<Module>()) trainer.print("the optimizer is that of the command line, not the module's");
+    if (has_own_optimizer<Module>())
+      trainer.print(format("the {} is that of the command line, not the module's",
+                           configuration.learning.has_optimizer() ? "optimizer" : "schedule"));
     auto module = made<WithLearning<Module>>(model_options, configuration.learning);
     return run_command(arguments, configuration, trainer, module, data, program);
   });

@@ -15,12 +15,20 @@ struct Scheduler {
   optim::Schedule (*make)(const ScheduleOptions& o, const optim::Steps& all);
 };
 
+constexpr std::string_view plateau = "plateau";  // no schedule: it goes by a metric
 constexpr Scheduler schedulers[] = {
     {"step_lr",
      [](ScheduleOptions& o) -> OptionTable {
        return {{"step_size", &o.step_size, "moves after so many steps"}, {"gamma", &o.gamma, "by this factor"}};
      },
      [](const ScheduleOptions& o, const optim::Steps&) { return optim::step_lr(o.step_size, o.gamma); }},
+    {"multi_step_lr",
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"milestones", &o.milestones, "moves at these steps"}, {"gamma", &o.gamma, "by this factor"}};
+     },
+     [](const ScheduleOptions& o, const optim::Steps&) {
+       return optim::multi_step_lr({o.milestones.begin(), o.milestones.end()}, o.gamma);
+     }},
     {"exponential_lr",
      [](ScheduleOptions& o) -> OptionTable {
        return {{"gamma", &o.gamma, "the factor of each step"}};
@@ -46,6 +54,15 @@ constexpr Scheduler schedulers[] = {
                {"eta_min", &o.eta_min, "the rate in the end"}};
      },
      [](const ScheduleOptions& o, const optim::Steps& all) { return optim::cosine_annealing_lr(all, o.eta_min); }},
+    {"cosine_annealing_warm_restarts",
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"t_0", &o.t_0, "steps of the first period"},
+               {"t_mult", &o.t_mult, "each period has so many times the steps of the one before"},
+               {"eta_min", &o.eta_min, "the rate at a period's end"}};
+     },
+     [](const ScheduleOptions& o, const optim::Steps&) {
+       return optim::cosine_annealing_warm_restarts(o.t_0, o.t_mult, o.eta_min);
+     }},
     {"one_cycle_lr",
      [](ScheduleOptions& o) -> OptionTable {
        return {{"total_steps", &o.total_steps, "null: to the end of the run"},
@@ -53,9 +70,29 @@ constexpr Scheduler schedulers[] = {
                {"anneal_strategy", &o.one_cycle.anneal_strategy, "cos or linear"},
                {"div_factor", &o.one_cycle.div_factor, "starts at the rate divided by this"},
                {"final_div_factor", &o.one_cycle.final_div_factor, "ends at the start divided by this"},
-               {"three_phase", &o.one_cycle.three_phase, "down as it came up, then to the end"}};
+               {"three_phase", &o.one_cycle.three_phase, "down as it came up, then to the end"},
+               {"cycle_momentum", &o.one_cycle.cycle_momentum, "momentum goes the other way"},
+               {"base_momentum", &o.one_cycle.base_momentum, "its lowest"},
+               {"max_momentum", &o.one_cycle.max_momentum, "its highest"}};
      },
      [](const ScheduleOptions& o, const optim::Steps& all) { return optim::one_cycle_lr(all, o.one_cycle); }},
+    {"cyclic_lr",
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"max_lr", &o.max_lr, "up to this rate, from the optimizer's"},
+               {"step_size_up", &o.step_size_up, "steps that go up"},
+               {"step_size_down", &o.step_size_down, "null: as many go down"},
+               {"mode", &o.cyclic.mode, "triangular, triangular2 or exp_range"},
+               {"gamma", &o.cyclic.gamma, "of exp_range"},
+               {"cycle_momentum", &o.cyclic.cycle_momentum, "momentum goes the other way"},
+               {"base_momentum", &o.cyclic.base_momentum, "its lowest"},
+               {"max_momentum", &o.cyclic.max_momentum, "its highest"}};
+     },
+     [](const ScheduleOptions& o, const optim::Steps&) {
+       optim::CyclicOptions options = o.cyclic;
+       options.step_size_up = o.step_size_up;
+       if (o.step_size_down) options.step_size_down = *o.step_size_down;
+       return optim::cyclic_lr(o.max_lr, options);
+     }},
     {"warmup_cosine",
      [](ScheduleOptions& o) -> OptionTable {
        return {{"warmup", &o.warmup, "steps that go up"},
@@ -65,6 +102,51 @@ constexpr Scheduler schedulers[] = {
      [](const ScheduleOptions& o, const optim::Steps& all) {
        return optim::warmup_cosine(o.warmup, all, o.min_factor);
      }},
+    {"cosine_lr",
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"total_steps", &o.total_steps, "null: to the end of the run"},
+               {"warmup", &o.warmup, "steps that go up"},
+               {"cooldown", &o.cooldown, "the last steps, at the minimum"},
+               {"min_lr", &o.cosine.min_lr, "the rate in the end"},
+               {"min_lr_ratio", &o.cosine.min_lr_ratio, "or its share of the optimizer's"},
+               {"warmup_starting_lr", &o.cosine.warmup_starting_lr, "the first rate"},
+               {"warmup_starting_lr_ratio", &o.cosine.warmup_starting_lr_ratio, "or its share of the optimizer's"},
+               {"k_decay", &o.cosine.k_decay, "more stays high for longer"}};
+     },
+     [](const ScheduleOptions& o, const optim::Steps& all) {
+       optim::CosineOptions options = o.cosine;
+       options.warmup = o.warmup;
+       options.cooldown = o.cooldown;
+       return optim::cosine_lr(all, options);
+     }},
+    {"wsd_lr",
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"total_steps", &o.total_steps, "null: to the end of the run"},
+               {"warmup", &o.warmup, "steps that go up"},
+               {"warmup_starting_lr", &o.wsd.warmup_starting_lr, "the first rate"},
+               {"decay_phase_ratio", &o.wsd.decay_phase_ratio, "the share of the steps that go down"},
+               {"min_lr_ratio", &o.wsd.min_lr_ratio, "what is left of the rate in the end"},
+               {"inverse", &o.wsd.inverse, "1 / rate goes down in a line instead of by a square root"},
+               {"num_checkpoints", &o.wsd.num_checkpoints, "periods, each of which ends with a decay"}};
+     },
+     [](const ScheduleOptions& o, const optim::Steps& all) {
+       optim::WSDOptions options = o.wsd;
+       options.warmup = o.warmup;
+       return optim::wsd_lr(all, options);
+     }},
+    {plateau,
+     [](ScheduleOptions& o) -> OptionTable {
+       return {{"monitor", &o.monitor, "lowers the rate when this metric stops getting better"},
+               {"mode", &o.plateau.mode, "min: less is better; or max"},
+               {"factor", &o.plateau.factor, "of the rate"},
+               {"patience", &o.plateau.patience, "looks without an improvement that are let pass"},
+               {"threshold", &o.plateau.threshold, "by how much it must be better than the best"},
+               {"threshold_mode", &o.plateau.threshold_mode, "rel: a share of the best; or abs"},
+               {"cooldown", &o.plateau.cooldown, "looks after a reduction that are not counted"},
+               {"min_lr", &o.plateau.min_lr, "of all groups, or of each"},
+               {"eps", &o.plateau.eps, "smaller reductions are not made"}};
+     },
+     [](const ScheduleOptions&, const optim::Steps&) { return optim::Schedule(); }},
 };
 constexpr std::string_view optimizers = "SGD, Adam or AdamW";
 
@@ -113,9 +195,6 @@ Learning::Learning(const std::vector<Setting>& settings) {
   }
   check<ConfigError>(optimizer_.empty() || optimizer_ == "SGD" || optimizer_ == "Adam" || optimizer_ == "AdamW",
                      "optimizer: expected {}, got \"{}\"", optimizers, optimizer_);
-  check<ConfigError>(scheduler_.empty() || !optimizer_.empty(),
-                     "lr_scheduler: expected an optimizer beside it (--optimizer {}), got {} alone", optimizers,
-                     scheduler_);
   if (!scheduler_.empty()) scheduler_of(scheduler_);
 }
 
@@ -138,22 +217,37 @@ OptionTable Learning::table() {
   return table;
 }
 
-OptimizerConfig Learning::make(std::vector<NamedTensor> parameters) const {
-  check<ConfigError>(schedule_.interval == "epoch" || schedule_.interval == "step",
-                     "lr_scheduler.interval: expected epoch or step, got \"{}\"", schedule_.interval);
-  const Interval interval = schedule_.interval == "step" ? Interval::step : Interval::epoch;
-  const auto with = [&](auto optimizer) {
-    return OptimizerConfig(std::move(optimizer), schedule(), interval, schedule_.frequency);
-  };
-  if (optimizer_ == "SGD") return with(optim::SGD(std::move(parameters), sgd_));
-  if (optimizer_ == "Adam") return with(optim::Adam(std::move(parameters), adam_));
-  return with(optim::AdamW(std::move(parameters), adamw_));
+OptimizerConfig Learning::make(std::vector<NamedTensor> parameters, const std::function<OptimizerConfig()>& own) const {
+  const auto& o = schedule_;
+  check<ConfigError>(o.interval == "epoch" || o.interval == "step",
+                     "lr_scheduler.interval: expected epoch or step, got \"{}\"", o.interval);
+  OptimizerEntry entry;
+  if (has_optimizer()) {
+    entry.optimizer = optimizer(std::move(parameters));
+  } else {
+    const OptimizerConfig config = own();
+    check<ConfigError>(config.entries().size() == 1,
+                       "lr_scheduler: expected one optimizer in the module, or --optimizer; it has {}",
+                       config.entries().size());
+    entry = {.optimizer = config.entries()[0].optimizer, .name = config.entries()[0].name};
+  }
+  if (scheduler_.empty()) return {entry};
+  const bool by_step = o.interval == "step";
+  entry.interval = by_step ? Interval::step : Interval::epoch;
+  entry.frequency = o.frequency;
+  const optim::Steps whole = by_step ? optim::total_steps : optim::num_epochs;
+  entry.schedule = scheduler_of(scheduler_).make(o, o.total_steps ? optim::Steps(*o.total_steps) : whole);
+  if (scheduler_ == plateau) {
+    entry.plateau = o.plateau;
+    entry.monitor = o.monitor;
+  }
+  return {entry};
 }
 
-optim::Schedule Learning::schedule() const {
-  if (scheduler_.empty()) return {};
-  const optim::Steps whole = schedule_.interval == "step" ? optim::total_steps : optim::num_epochs;
-  return scheduler_of(scheduler_).make(schedule_, schedule_.total_steps ? optim::Steps(*schedule_.total_steps) : whole);
+Shared<optim::Optimizer> Learning::optimizer(std::vector<NamedTensor> parameters) const {
+  if (optimizer_ == "SGD") return optim::SGD(std::move(parameters), sgd_);
+  if (optimizer_ == "Adam") return optim::Adam(std::move(parameters), adam_);
+  return optim::AdamW(std::move(parameters), adamw_);
 }
 
 }  // namespace cli

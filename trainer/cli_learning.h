@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,12 +22,20 @@ struct ScheduleOptions {
   std::string interval = "epoch";
   std::int64_t frequency = 1;
   std::optional<std::int64_t> total_steps = {};  ///< unset: to the end of the run
-  std::int64_t step_size = 1, warmup = 0;
-  double gamma = 0.1, start_factor = 1.0 / 3, end_factor = 1, power = 1, eta_min = 0, min_factor = 0;
+  std::int64_t step_size = 1, warmup = 0, cooldown = 0, t_0 = 1, t_mult = 1;
+  std::vector<std::int64_t> milestones = {};
+  double gamma = 0.1, start_factor = 1.0 / 3, end_factor = 1, power = 1, eta_min = 0, min_factor = 0, max_lr = 0.1;
+  std::int64_t step_size_up = 2000;
+  std::optional<std::int64_t> step_size_down = {};
   optim::OneCycleOptions one_cycle = {};
+  optim::CyclicOptions cyclic = {};
+  optim::CosineOptions cosine = {};
+  optim::WSDOptions wsd = {};
+  optim::PlateauOptions plateau = {};
+  std::string monitor = "val_loss";
 };
 
-/// An optimizer and a schedule, instead of those of the module.
+/// An optimizer and a schedule, instead of those of the module; or a schedule for the module's own optimizer.
 class Learning {
  public:
   /// Takes the names "optimizer.name" and "lr_scheduler.name" from the settings: on them hangs the table. Throws
@@ -36,12 +45,15 @@ class Learning {
   Learning& operator=(const Learning&) = delete;
 
   OptionTable table();
-  /// Whether an optimizer was named.
-  explicit operator bool() const { return !optimizer_.empty(); }
-  OptimizerConfig make(std::vector<NamedTensor> parameters) const;
+  /// Whether one of them was named; whether an optimizer was.
+  explicit operator bool() const { return !optimizer_.empty() || !scheduler_.empty(); }
+  bool has_optimizer() const { return !optimizer_.empty(); }
+  /// `own` is the module's configure_optimizers, which is asked where no optimizer was named. Throws ConfigError where
+  /// it does not make one.
+  OptimizerConfig make(std::vector<NamedTensor> parameters, const std::function<OptimizerConfig()>& own) const;
 
  private:
-  optim::Schedule schedule() const;
+  Shared<optim::Optimizer> optimizer(std::vector<NamedTensor> parameters) const;
 
   std::string optimizer_, scheduler_;
   optim::SGDOptions sgd_;

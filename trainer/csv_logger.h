@@ -6,7 +6,6 @@
 #include <string>
 #include <vector>
 
-#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -25,19 +24,16 @@ struct CsvLoggerOptions {
 /// Writes `<save_dir>/<name>/version_<k>/metrics.csv`. Columns are all keys so far, sorted, with "step" and "epoch"
 /// among them; a new key rewrites the file. Numbers are as short as reading them back exactly allows; missing ones are
 /// empty. Hyper-parameters go to `hparams.json` beside it.
-class CsvLogger final : public Logger {
+class CsvLogger final : public FolderLogger {
  public:
   explicit CsvLogger(CsvLoggerOptions options = {}) : CsvLogger(options, LogFolder::of(options)) {}
   /// In the folder of another logger.
   CsvLogger(CsvLoggerOptions options, std::shared_ptr<LogFolder> folder)
-      : options_(std::move(options)), folder_(std::move(folder)) {}
+      : FolderLogger(std::move(folder)), options_(std::move(options)) {}
 
   void log_metrics(const MetricMap& metrics, std::int64_t step) override;
   void log_hyperparams(const HParams& hparams) override;
   void save() override;
-  std::filesystem::path log_dir() const override { return folder_->path(); }
-  std::string version_name() const override { return folder_->version_name(); }
-  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;
   void load_state(const StateMap& state) override;
 
@@ -46,7 +42,6 @@ class CsvLogger final : public Logger {
   void rewrite(const std::vector<std::string>& columns, std::int64_t rows) const;
 
   CsvLoggerOptions options_;
-  std::shared_ptr<LogFolder> folder_;
   HParams hparams_;
   std::vector<std::string> columns_;  // sorted
   std::vector<std::string> held_;     // lines that are not yet in the file

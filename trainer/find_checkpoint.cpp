@@ -148,14 +148,15 @@ std::string best_checkpoint(const TrainerState& s) {
   return s.from_rank_zero("trainer/best", files ? files->best_model_path().string() : "");
 }
 
-Checkpoint find_newest(TrainerState& s) {
+Checkpoint find_newest(TrainerState& s, std::int64_t batches) {
   return *on_all_ranks(s, [&]() -> std::optional<Checkpoint> {
     Paths paths;
     for (const Shared<Callback>& callback : s.callbacks)
       if (const auto* files = dynamic_cast<const ModelCheckpoint*>(callback.get()))
         for (const fs::path& path : files->files()) paths.push_back(path);
-    check(!paths.empty(), "on_bad_number: there is no checkpoint yet to go back to");
-    return load(s, newest_first(paths)[0]);
+    for (const fs::path& path : newest_first(paths))
+      if (Checkpoint found = load(s, path); found.counters.total_batches <= batches) return found;
+    throw Error("rollback: there is no checkpoint to go back to");
   });
 }
 

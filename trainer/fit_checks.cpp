@@ -48,7 +48,11 @@ void FitLoop::look_at_clock() {
 
 void FitLoop::run_check() {
   if (window_is_complete()) s_.call_module(HookPoint::on_validation_model_zero_grad, &M::on_validation_model_zero_grad);
-  evaluate(s_, Loop::validation, Purpose::check, s_.val);
+  LimitedLoaders val = s_.val;
+  if (c_.batch.processed < c_.epoch_batches)
+    for (std::int64_t& batches : val.batches) batches = std::min(batches, s_.intermediate_batches);
+  evaluate(s_, Loop::validation, Purpose::check, val);
+  if (s_.any_rank(s_.ends_on_bad_number)) s_.end_on_bad_number("an evaluation's loss is not finite");
   begin_check_interval();
   s_.agree_on_end();
 }

@@ -3,11 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "anneal/trainer/layer_trace.h"
 #include "anneal/trainer/module_modes.h"
 #include "anneal/trainer/run_loaders.h"
-#include "anneal/trainer/snapshot.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -28,7 +28,7 @@ StopReason FitLoop::run() {
   std::optional<StopReason> reason;
   while (!(reason = done())) {
     run_epoch();
-    if (rolls_back_) roll_back();
+    if (s_.return_before) roll_back();
   }
   if (*reason == StopReason::signal) s_.call(HookPoint::on_signal, &C::on_signal, &M::on_signal, s_.signal);
   else s_.call(HookPoint::on_train_end, &C::on_train_end, &M::on_train_end);
@@ -80,7 +80,7 @@ void FitLoop::run_epoch() {
   const auto cut = [&] {
     return steps_are_done() || (stop_is_due() && window_is_complete() && c_.batch.processed > 0);
   };
-  const auto breaks_off = [&] { return s_.signal != 0 || rolls_back_; };
+  const auto breaks_off = [&] { return s_.signal != 0 || s_.return_before; };
   const auto layers = anomaly_enabled() ? std::make_unique<LayerTrace>(*s_.module) : nullptr;
   while (c_.batch.processed < c_.epoch_batches && !cut() && !breaks_off() && next_batch()) {
     try {
@@ -146,7 +146,7 @@ void FitLoop::finish_epoch() {
 bool FitLoop::run_batch(Batch& batch, std::span<const std::int64_t> samples) {
   const ProfiledAction action(s_.profiler.get(), "run_training_batch");
   // A rank whose share of the last batch is empty takes part in the sums, and in nothing else.
-  const bool dropped = dropped_.contains({c_.epoch.completed, c_.batch.ready});
+  const bool dropped = s_.dropped.contains(c_.total_batches);
   const double share = s_.batch_share = dropped ? 0 : s_.weight_of(batch);
   if (share > 0) s_.transfer(batch);
   else if (!s_.world && !dropped) s_.console.warn("the train loader gave an empty batch; it is skipped");
@@ -287,6 +287,8 @@ bool FitLoop::reduce() {
 void FitLoop::step() {
   if (s_.optimizers.empty()) return;
   const ProfiledAction action(s_.profiler.get(), "optimizer_step");
+  if (const auto& strategy = s_.options.strategy.object(); strategy && strategy->static_graph())
+    s_.optimizers[0].check_graph();
   optim::Optimizer& optimizer = s_.optimizers[0].optimizer();
   const TrainerOptions& o = s_.options;
   optim::GradScaler* const scaler = s_.scaler                                 ? &*s_.scaler
@@ -309,35 +311,6 @@ void FitLoop::step() {
   ++s_.optimizers[0].steps;
   count_step();
   step_schedules(Interval::step, c_.global_step);
-}
-
-// What on_bad_number says, of a window that is to have no step.
-void FitLoop::drop_window(const char* why) {
-  const std::string& policy = s_.options.on_bad_number;
-  const std::string text =
-      format("{}, in the window that ends with batch {} of epoch {}", why, s_.trainer.batch_idx(), c_.epoch.completed);
-  check(policy != "error", "on_bad_number: {}", text);
-  ++s_.bad_windows;
-  if (policy == "stop") {
-    s_.ends_on_bad_number = true;
-    s_.message = text;
-    return s_.console.print("training ends: " + text);
-  }
-  check(++s_.bad_in_a_row <= 10, "on_bad_number: more than 10 windows in a row were dropped; {}", text);
-  s_.console.print(text + (policy == "skip" ? "; it is dropped" : "; training goes back to the newest checkpoint"));
-  if (policy == "skip") return;
-  for (std::int64_t batch = (c_.batch.ready - 1) / c_.accumulate * c_.accumulate; batch < c_.batch.ready; ++batch)
-    dropped_.insert({c_.epoch.completed, batch});
-  rolls_back_ = true;
-}
-
-void FitLoop::roll_back() {
-  rolls_back_ = false;
-  restore_newest(s_);
-  check(returns_.insert(c_.total_batches).second,
-        "on_bad_number: training came back to {} already, and numbers are bad again after it",
-        s_.resumed_from.string());
-  if (c_.epoch.processed > c_.epoch.completed) finish_epoch();
 }
 
 void FitLoop::count_step() {

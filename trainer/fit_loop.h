@@ -2,7 +2,6 @@
 #pragma once
 
 #include <set>
-#include <utility>
 
 #include "anneal/trainer/trainer_state.h"
 
@@ -54,11 +53,9 @@ class FitLoop {
   bool prepared_ = false;      // the reducer, for this window
   bool told_to_wait_ = false;  // a request to stop, for the minima
   int batches_without_step_ = 0;
-  double check_time_ = 0;                                    // when the last check ended, or training began
-  bool time_is_up_ = false;                                  // for the next one, where checks go by time
-  bool rolls_back_ = false;                                  // once this batch has ended
-  std::set<std::pair<std::int64_t, std::int64_t>> dropped_;  // batches, by epoch, to pass over after a return
-  std::set<std::int64_t> returns_;                           // to a checkpoint after so many batches
+  double check_time_ = 0;           // when the last check ended, or training began
+  bool time_is_up_ = false;         // for the next one, where checks go by time
+  std::set<std::int64_t> returns_;  // to a checkpoint after so many batches
 };
 
 }  // namespace v0

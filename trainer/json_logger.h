@@ -6,7 +6,6 @@
 #include <optional>
 #include <string>
 
-#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -29,19 +28,16 @@ struct JsonLoggerOptions {
 /// Numbers are as short as reading them back exactly allows. Rows are only ever added at the end: after a crash all but
 /// the last line are whole, and a torn last line is cut off by the next run that writes there. Hyper-parameters go to
 /// `hparams.json` beside it.
-class JsonLogger final : public Logger {
+class JsonLogger final : public FolderLogger {
  public:
   explicit JsonLogger(JsonLoggerOptions options = {}) : JsonLogger(options, LogFolder::of(options)) {}
   /// In the folder of another logger.
   JsonLogger(JsonLoggerOptions options, std::shared_ptr<LogFolder> folder)
-      : options_(std::move(options)), folder_(std::move(folder)) {}
+      : FolderLogger(std::move(folder)), options_(std::move(options)) {}
 
   void log_metrics(const MetricMap& metrics, std::int64_t step) override;
   void log_hyperparams(const HParams& hparams) override;
   void save() override;
-  std::filesystem::path log_dir() const override { return folder_->path(); }
-  std::string version_name() const override { return folder_->version_name(); }
-  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;
   void load_state(const StateMap& state) override;
 
@@ -50,7 +46,6 @@ class JsonLogger final : public Logger {
   void find_end();
 
   JsonLoggerOptions options_;
-  std::shared_ptr<LogFolder> folder_;
   HParams hparams_;
   std::string held_;  // lines that are not yet in the file
   std::int64_t held_rows_ = 0;

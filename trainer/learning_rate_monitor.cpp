@@ -1,9 +1,10 @@
 #include "anneal/trainer/learning_rate_monitor.h"
 
-#include <algorithm>
 #include <map>
+#include <string>
 
 #include "anneal/optim/optimizer.h"
+#include "anneal/trainer/console.h"
 #include "anneal/trainer/trainer.h"
 
 namespace anneal {
@@ -14,25 +15,6 @@ void LearningRateMonitor::setup(Trainer& trainer, TrainingModule&, Stage stage) 
                      "logger: expected one for the LearningRateMonitor, got none");
 }
 
-void LearningRateMonitor::on_train_start(Trainer& trainer, TrainingModule&) {
-  rates_.clear();
-  std::map<std::string, int> of_type;
-  const auto optimizers = trainer.optimizers();
-  for (std::size_t i = 0; i < optimizers.size(); ++i) {
-    const OptimizerEntry& entry = trainer.optimizer_entry(i);
-    std::string name = entry.name;
-    if (name.empty()) {
-      name = format("lr-{}", optimizers[i]->name());
-      if (const int before = of_type[name]++; before > 0) name += format("-{}", before);
-    }
-    const auto interval = entry.schedule ? std::optional(entry.interval) : std::nullopt;
-    for (std::size_t g = 0; g < optimizers[i]->groups(); ++g) {
-      const std::string lr = optimizers[i]->groups() > 1 ? format("{}/pg{}", name, g + 1) : name;
-      rates_.push_back({optimizers[i], g, interval, lr, lr + "-momentum", lr + "-weight_decay"});
-    }
-  }
-}
-
 void LearningRateMonitor::on_train_epoch_start(Trainer& trainer, TrainingModule&) { log(trainer, Interval::epoch); }
 void LearningRateMonitor::on_train_batch_start(Trainer& trainer, TrainingModule&, const Batch&, StepContext&) {
   log(trainer, Interval::step);
@@ -41,14 +23,30 @@ void LearningRateMonitor::on_train_batch_start(Trainer& trainer, TrainingModule&
 void LearningRateMonitor::log(Trainer& trainer, Interval interval) const {
   // Batches of one window have one rate: its maximum is that rate to the bit, which a weighted mean may not be.
   const LogOptions how{.on_step = interval == Interval::step, .on_epoch = interval == Interval::epoch, .reduce = "max"};
-  for (const Rate& rate : rates_) {
-    const auto wanted = options_.logging_interval ? options_.logging_interval : rate.interval;
-    if (wanted && wanted != interval) continue;
-    const kernels::OptimGroup& numbers = rate.optimizer->numbers(rate.group);
-    trainer.log(rate.lr, numbers.lr, how);
-    // An optimizer has one of the two.
-    if (options_.log_momentum) trainer.log(rate.momentum, rate.optimizer->momentum(rate.group), how);
-    if (options_.log_weight_decay) trainer.log(rate.weight_decay, numbers.weight_decay, how);
+  std::map<std::string, int> of_type;
+  const auto optimizers = trainer.optimizers();
+  for (std::size_t i = 0; i < optimizers.size(); ++i) {
+    const optim::Optimizer& optimizer = *optimizers[i];
+    const OptimizerEntry& entry = trainer.optimizer_entry(i);
+    std::string name = entry.name;
+    if (name.empty()) {
+      name = format("lr-{}", optimizer.name());
+      if (const int before = of_type[name]++; before > 0) name += format("-{}", before);
+    }
+    const bool moves = entry.schedule || entry.plateau;
+    if (options_.logging_interval.value_or(moves ? entry.interval : interval) != interval) continue;
+    for (std::size_t g = 0; g < optimizer.groups(); ++g) {
+      const std::string& group = optimizer.group_name(g);
+      const std::string lr = !group.empty()           ? name + '/' + group
+                             : optimizer.groups() > 1 ? format("{}/pg{}", name, g + 1)
+                                                      : name;
+      trainer.log(lr, optimizer.lr(g), how);
+      const double momentum = optimizer.momentum(g);
+      if (options_.log_momentum) trainer.log(lr + "-momentum", momentum, how);
+      if (options_.log_momentum && momentum == 0)
+        trainer.console().warn(format("log_momentum: {} has none; 0 is logged", lr));
+      if (options_.log_weight_decay) trainer.log(lr + "-weight_decay", optimizer.numbers(g).weight_decay, how);
+    }
   }
 }
 

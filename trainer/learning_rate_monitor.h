@@ -2,8 +2,6 @@
 #pragma once
 
 #include <optional>
-#include <string>
-#include <vector>
 
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/training_module.h"
@@ -17,17 +15,16 @@ struct LearningRateMonitorOptions {
   bool log_weight_decay = false;
 };
 
-/// Adds `lr-<optimizer>` (a second one of its type: `lr-<optimizer>-1`; or OptimizerEntry::name), of several groups
-/// with
-/// `/pg1`, `/pg2`, ... behind, to the rows of steps or of epochs: the
-/// rate that the row's step was made with, or that its epoch began with. With `-momentum` and `-weight_decay` behind
-/// the name, those too. Needs a logger: else ConfigError.
+/// Adds `lr-<optimizer>` (a second one of its type: `lr-<optimizer>-1`; or OptimizerEntry::name) to the rows of steps
+/// or of epochs: the rate that the row's step was made with, or that its epoch began with. Behind that `/<group's
+/// name>`, or of several groups `/pg1`, `/pg2`, ...; from when on there are several, those that are added later too.
+/// With
+/// `-momentum` and `-weight_decay` behind the name, those too. Needs a logger: else ConfigError.
 class LearningRateMonitor final : public Callback {
  public:
   explicit LearningRateMonitor(LearningRateMonitorOptions options = {}) : options_(options) {}
 
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
-  void on_train_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_epoch_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_batch_start(Trainer& trainer, TrainingModule& module, const Batch& batch, StepContext& step) override;
   bool rank_zero_only() const override { return true; }
@@ -36,14 +33,6 @@ class LearningRateMonitor final : public Callback {
   void log(Trainer& trainer, Interval interval) const;
 
   LearningRateMonitorOptions options_;
-  // A group's rate.
-  struct Rate {
-    const optim::Optimizer* optimizer;
-    std::size_t group;
-    std::optional<Interval> interval;  // of its schedule
-    std::string lr, momentum, weight_decay;
-  };
-  std::vector<Rate> rates_;
 };
 
 }  // namespace v0

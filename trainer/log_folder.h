@@ -32,17 +32,21 @@ class LogFolder {
   }
 
   std::filesystem::path path();
-  /// "3" for version_3, else the end of the folder's name; empty with `dir`.
-  std::string version_name();
+  /// With `dir` that is the save_dir, and there is no name and no version.
+  const std::filesystem::path& save_dir() const { return dir_.empty() ? save_dir_ : dir_; }
+  std::string name() const { return dir_.empty() ? name_ : ""; }
+  /// "3" for version_3, else the folder's name.
+  std::string version();
 
   /// For checkpoints: the folder's name; a resumed run goes on in it unless its options say another.
   std::string state();
   void load_state(const std::string& version);
 
  private:
-  const std::string& version();
+  const std::string& folder();
 
-  std::filesystem::path parent_, dir_;
+  std::filesystem::path save_dir_, dir_;
+  std::string name_;
   std::string version_;  // empty: not decided
   bool given_ = false;   // by the options
 };

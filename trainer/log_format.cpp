@@ -1,5 +1,7 @@
 #include "anneal/trainer/log_format.h"
 
+#include <unistd.h>
+
 #include <charconv>
 #include <chrono>
 #include <cmath>
@@ -58,7 +60,7 @@ double wall_time() {
 
 void replace_file(const std::filesystem::path& path, std::string_view text) {
   if (path.has_parent_path()) std::filesystem::create_directories(path.parent_path());
-  const std::filesystem::path aside = path.string() + ".tmp";
+  const std::filesystem::path aside = path.string() + ".tmp-" + std::to_string(::getpid());
   std::ofstream out(aside, std::ios::binary);
   out.write(text.data(), static_cast<std::streamsize>(text.size()));
   out.close();

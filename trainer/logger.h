@@ -11,6 +11,7 @@
 
 #include "anneal/core/tensor.h"
 #include "anneal/trainer/hparams.h"
+#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/metric_map.h"
 #include "anneal/trainer/or_default.h"
 #include "anneal/trainer/shared.h"
@@ -40,12 +41,30 @@ class Logger {
   virtual void finalize(std::string_view /*status*/) { save(); }
   /// The folder of this run; other files of the run go there too.
   virtual std::filesystem::path log_dir() const = 0;
-  /// The run's name in the progress bar: "3" for version_3. Empty: none.
-  virtual std::string version_name() const { return {}; }
+  /// What that is made of: the folder of all runs, the name of these, and this one's version, "3" for version_3, which
+  /// the progress bar shows. Empty: none.
+  virtual std::filesystem::path save_dir() const { return {}; }
+  virtual std::string name() const { return {}; }
+  virtual std::string version() const { return {}; }
 
   /// For checkpoints: a resumed run goes on in the same place, and forgets the rows that came after the checkpoint.
   virtual StateMap state() { return {}; }
   virtual void load_state(const StateMap&) {}
+};
+
+/// Base of those that write to a LogFolder.
+class FolderLogger : public Logger {
+ public:
+  explicit FolderLogger(std::shared_ptr<LogFolder> folder) : folder_(std::move(folder)) {}
+  /// For other loggers, which then write there too.
+  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
+  std::filesystem::path log_dir() const override { return folder_->path(); }
+  std::filesystem::path save_dir() const override { return folder_->save_dir(); }
+  std::string name() const override { return folder_->name(); }
+  std::string version() const override { return folder_->version(); }
+
+ protected:
+  std::shared_ptr<LogFolder> folder_;
 };
 
 /// `true`: a TensorBoardLogger and a CsvLogger in one folder under default_root_dir. `false`: none. Or one logger, or a

@@ -8,6 +8,7 @@
 
 #include "anneal/core/autograd.h"
 #include "anneal/core/op_observer.h"
+#include "anneal/trainer/console.h"
 #include "anneal/trainer/module_modes.h"
 #include "anneal/trainer/precision.h"
 #include "anneal/trainer/text_table.h"
@@ -133,7 +134,7 @@ std::string short_count(std::int64_t count) {
   return fixed(unit > 0 && value < 100 ? value : std::floor(value), unit > 0 && value < 100 ? 1 : 0) + units[unit];
 }
 
-std::string Summary::text() const {
+std::string Summary::text(bool ruled) const {
   const auto shape = [](const std::optional<Shape>& s) { return s ? format("{}", *s) : "?"; };
   const auto count = [](double n) { return short_count(static_cast<std::int64_t>(n)); };
   std::vector<std::vector<std::string>> rows{{"", "Name", "Type", "Params", "Mode"}};
@@ -145,7 +146,7 @@ std::string Summary::text() const {
   }
   if (!layers.empty() && other_parameters > 0)
     rows.push_back({"", "other params", "", short_count(other_parameters), ""});
-  std::string text = text_table(rows);
+  std::string text = ruled ? ruled_table(rows) : text_table(rows);
   const auto total = [&](std::string value, const char* what) {
     value.resize(std::max<std::size_t>(value.size(), 10), ' ');
     text += '\n' + value + what;
@@ -162,15 +163,22 @@ std::string Summary::text() const {
 
 ModelSummary::ModelSummary(ModelSummaryOptions options) : options_(options) { check_depth(options.max_depth); }
 
+void ModelSummary::setup(Trainer&, TrainingModule&, Stage) { resumed_ = false; }
+void ModelSummary::on_load_checkpoint(Trainer&, TrainingModule&, Checkpoint&) { resumed_ = true; }
 void ModelSummary::on_fit_start(Trainer& trainer, TrainingModule& module) {
-  if (options_.max_depth == 0) return;
+  if (options_.max_depth == 0 || resumed_) return;
   const Tensor example = module.example_input();
-  if (!example.defined()) return trainer.print(summarize(module, options_.max_depth).text());
+  if (!example.defined()) return trainer.print(text(summarize(module, options_.max_depth), trainer));
   const Precision precision = Precision::parse(trainer.options().precision);
   Batch input{{"x", example.to(trainer.device())}};
   precision.cast(input);
   const Autocast autocast(precision.autocast);
-  trainer.print(summarize(module, input["x"], options_.max_depth).text());
+  trainer.print(text(summarize(module, input["x"], options_.max_depth), trainer));
+}
+
+std::string ModelSummary::text(const Summary& summary, Trainer&) const { return summary.text(); }
+std::string RichModelSummary::text(const Summary& summary, Trainer& trainer) const {
+  return summary.text(trainer.console().is_rich());
 }
 
 }  // namespace v0

@@ -30,8 +30,8 @@ struct Summary {
   std::optional<double> flops;  ///< of a forward; unset: it was not run, and no layer has FLOPs or sizes
 
   std::int64_t parameters() const { return trainable + non_trainable; }
-  /// A table.
-  std::string text() const;
+  /// A table; `ruled`: with lines around its cells.
+  std::string text(bool ruled = false) const;
 };
 
 /// Lists layers down to `max_depth` below the module, -1: all. Throws ConfigError for less than -1.
@@ -47,17 +47,33 @@ struct ModelSummaryOptions {
   int max_depth = 1;  ///< 1: the module's own layers; -1: all; 0: nothing is printed
 };
 
-/// Prints the summary when a fit begins: with sizes and FLOPs where the module has an example_input.
-class ModelSummary final : public Callback {
+/// Prints the summary when a fit begins, not when it goes on: with sizes and FLOPs where the module has an
+/// example_input.
+class ModelSummary : public Callback {
  public:
   /// Throws ConfigError for an option that is not permitted.
   explicit ModelSummary(ModelSummaryOptions options = {});
 
+  void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
+  void on_load_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) override;
   void on_fit_start(Trainer& trainer, TrainingModule& module) override;
   bool rank_zero_only() const override { return true; }
 
+ protected:
+  virtual std::string text(const Summary& summary, Trainer& trainer) const;
+
  private:
   ModelSummaryOptions options_;
+  bool resumed_ = false;
+};
+
+/// The same in ruled lines, where the terminal shows colours and UTF-8 (Console::is_rich).
+class RichModelSummary final : public ModelSummary {
+ public:
+  using ModelSummary::ModelSummary;
+
+ protected:
+  std::string text(const Summary& summary, Trainer& trainer) const override;
 };
 
 }  // namespace v0

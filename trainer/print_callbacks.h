@@ -15,12 +15,13 @@ class PrintProgress final : public TrainerCallback {
 };
 
 /// The newest values of the run history: of metrics with `train` in their names after an epoch's training, of the
-/// others after an evaluation. pytorch-accelerated's LogMetrics is the same.
+/// others after an evaluation.
 class PrintMetrics final : public TrainerCallback {
  public:
   void on_epoch_trained(SimpleTrainer& trainer) override;
   void on_eval_epoch_end(SimpleTrainer& trainer) override;
 };
+using LogMetrics = PrintMetrics;
 
 }  // namespace v0
 }  // namespace anneal

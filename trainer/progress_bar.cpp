@@ -4,7 +4,6 @@
 #include <cstdio>
 #include <utility>
 
-#include "anneal/trainer/bar_text.h"
 #include "anneal/trainer/console.h"
 #include "anneal/trainer/trainer.h"
 
@@ -17,10 +16,17 @@ ProgressBar::ProgressBar(ProgressBarOptions options) : options_(options) {
                      options.plain_interval);
 }
 
+bool ProgressBar::replaces(const Callback& other) const { return dynamic_cast<const ProgressBar*>(&other) != nullptr; }
+
 std::string ProgressBar::metric(double value) const { return metric_text(value); }
 std::vector<std::string> ProgressBar::draw(const Bar& bar, std::size_t columns) const {
   return {drawn_line(bar, columns)};
 }
+
+RichProgressBar::RichProgressBar(RichProgressBarOptions options)
+    : ProgressBar(
+          {.refresh_rate = options.refresh_rate, .process_position = options.process_position, .leave = options.leave}),
+      theme_(std::move(options.theme)) {}
 
 std::string RichProgressBar::metric(double value) const {
   char text[32];
@@ -28,8 +34,8 @@ std::string RichProgressBar::metric(double value) const {
   return value != value ? "nan" : text;
 }
 std::vector<std::string> RichProgressBar::draw(const Bar& bar, std::size_t columns) const {
-  std::vector<std::string> lines{rich_line(bar, columns)};
-  if (!bar.items.empty()) lines.push_back(rich_items(bar, columns));
+  std::vector<std::string> lines{rich_line(bar, theme_, columns)};
+  if (!bar.items.empty()) lines.push_back(rich_items(bar, theme_, columns));
   return lines;
 }
 
@@ -43,7 +49,7 @@ Bar ProgressBar::bar_of(Trainer& trainer, const Loop& loop) const {
           .rate = seconds > 0 ? static_cast<double>(loop.done - loop.first) / seconds : 0,
           .items = {}};
   if (!trainer.loggers().empty())
-    if (std::string version = trainer.loggers().front()->version_name(); !version.empty()) {
+    if (std::string version = trainer.loggers().front()->version(); !version.empty()) {
       if (!metrics.contains("v_num"))
         bar.items.emplace_back("v_num", version.substr(version.size() - std::min<std::size_t>(4, version.size())));
       else trainer.console().warn("the progress bar's v_num is the metric of that name, not the logger's version");
@@ -60,13 +66,14 @@ void ProgressBar::begin(Loop& loop, std::string title, std::int64_t total, std::
 void ProgressBar::advance(Trainer& trainer, Loop& loop, std::int64_t done) {
   loop.done = done;
   const auto now = Clock::now();
-  const double since = std::chrono::duration<double>(now - drawn_).count();
+  const auto seconds_since = [&](Clock::time_point then) { return std::chrono::duration<double>(now - then).count(); };
   if (trainer.console().is_terminal()) {
     const bool last = done == loop.total;
-    if (options_.refresh_rate == 0 || (!last && (done % options_.refresh_rate != 0 || since < 0.1))) return;
+    if (options_.refresh_rate == 0 || (!last && (done % options_.refresh_rate != 0 || seconds_since(drawn_) < 0.1)))
+      return;
     show(trainer);
   } else {
-    if (drawn_ == Clock::time_point()) drawn_ = now;
+    const double since = seconds_since(std::max(drawn_, loop.start));
     if (options_.plain_interval == 0 || since < options_.plain_interval || done == loop.total) return;
     print(trainer, loop);
   }

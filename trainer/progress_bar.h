@@ -6,16 +6,15 @@
 #include <string>
 #include <vector>
 
+#include "anneal/trainer/bar_text.h"
 #include "anneal/trainer/callback.h"
 
 namespace anneal {
 inline namespace v0 {
 
-struct Bar;
-
 struct ProgressBarOptions {
-  std::int64_t refresh_rate =
-      1;  ///< batches from one drawing to the next, of which there are at most ten a second; 0: off
+  /// Batches from one drawing to the next, of which there are at most ten a second; 0: off.
+  std::int64_t refresh_rate = 1;
   std::int64_t process_position = 0;  ///< lines that are left free above, for other programs' bars; below 0: 0
   bool leave = false;                 ///< in a terminal each epoch's bar stays; false: the last one's
   double plain_interval = 0;          ///< without a terminal: seconds from line to line within an epoch; 0: none there
@@ -52,6 +51,8 @@ class ProgressBar : public Callback {
   void on_train_end(Trainer& trainer, TrainingModule& module) override;
   bool monitors() const override { return true; }
   bool rank_zero_only() const override { return true; }
+  /// There is one bar: a module's takes the place of the Trainer's, of whichever kind.
+  bool replaces(const Callback& other) const override;
 
  protected:
   /// A metric's value, and a bar's lines in so many columns of a terminal.
@@ -81,15 +82,25 @@ class ProgressBar : public Callback {
   Clock::time_point drawn_ = {};
 };
 
-/// The same with colours, and with the metrics in a line of their own. It is the default where the terminal shows
-/// colours and UTF-8 (Console::is_rich).
+struct RichProgressBarOptions {
+  std::int64_t refresh_rate = 100;    ///< as in ProgressBarOptions
+  std::int64_t process_position = 0;  ///< as there
+  bool leave = false;                 ///< as there
+  RichProgressBarTheme theme = {};
+};
+
+/// The same with colours, and with the metrics in a line of their own. It is the default, with a refresh_rate of 1,
+/// where the terminal shows colours and UTF-8 (Console::is_rich).
 class RichProgressBar final : public ProgressBar {
  public:
-  using ProgressBar::ProgressBar;
+  explicit RichProgressBar(RichProgressBarOptions options = {});
 
  protected:
   std::string metric(double value) const override;
   std::vector<std::string> draw(const Bar& bar, std::size_t columns) const override;
+
+ private:
+  RichProgressBarTheme theme_;
 };
 
 }  // namespace v0

@@ -86,7 +86,7 @@ std::string text_of(const HParam& value) {
 }  // namespace
 
 Report::Report(ReportOptions options, std::shared_ptr<LogFolder> folder)
-    : options_(std::move(options)), folder_(std::move(folder)), start_(wall_time()) {
+    : FolderLogger(std::move(folder)), options_(std::move(options)), start_(wall_time()) {
   check<ConfigError>(options_.max_points >= 2, "max_points: expected at least 2, got {}", options_.max_points);
 }
 

@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -29,7 +28,7 @@ struct ReportOptions {
 /// network. A resumed run's report shows all of it.
 ///
 /// (It is a logger, not a callback: loggers get every row, the hyper-parameters and the way a run ended, on rank 0.)
-class Report final : public Logger {
+class Report final : public FolderLogger {
  public:
   explicit Report(ReportOptions options = {}) : Report(options, LogFolder::of(options)) {}
   /// In the folder of another logger.
@@ -39,9 +38,6 @@ class Report final : public Logger {
   void log_hyperparams(const HParams& hparams) override { merge(hparams_, hparams); }
   void save() override {}  // the page is written at the end
   void finalize(std::string_view status) override;
-  std::filesystem::path log_dir() const override { return folder_->path(); }
-  std::string version_name() const override { return folder_->version_name(); }
-  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;
   void load_state(const StateMap& state) override;
 
@@ -61,7 +57,6 @@ class Report final : public Logger {
   std::string curves() const;
 
   ReportOptions options_;
-  std::shared_ptr<LogFolder> folder_;
   HParams hparams_;
   std::map<std::string, Series> series_;
   double start_;

@@ -277,6 +277,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
   s.resumed_from.clear();
   s.log.clear();
   s.stream.clear();
+  s.dropped.clear();
+  s.return_before.reset();
   std::optional<Checkpoint> weights;
   if (!options.resume.empty()) (options.weights_only ? weights : resumed) = find_checkpoint(s, options.resume);
   else if (!resumed && in_job)

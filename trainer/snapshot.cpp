@@ -94,8 +94,8 @@ void own_tensors(Checkpoint& c) {
   for (auto& [section, tensors] : c.extra) own(tensors);
 }
 
-void restore_newest(TrainerState& s) {
-  Checkpoint checkpoint = find_newest(s);
+void restore_newest(TrainerState& s, std::int64_t batches) {
+  Checkpoint checkpoint = find_newest(s, batches);
   restore_loggers(s, checkpoint);
   restore_model(s, checkpoint);
   reload_fit_loaders(s);

@@ -22,9 +22,9 @@ void restore_model(TrainerState& state, Checkpoint& checkpoint, bool strict = tr
 void restore_optimizers(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
 /// Optimizer, schedule, counters, gradients, random numbers.
 void restore_progress(TrainerState& state, const Checkpoint& checkpoint, bool override_lr = false);
-/// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote. Throws Error if there is
-/// none.
-void restore_newest(TrainerState& state);
+/// All of it, in the middle of a fit, from the newest file that its ModelCheckpoints wrote when no more than so many
+/// batches had been trained on. Throws Error if there is none.
+void restore_newest(TrainerState& state, std::int64_t batches);
 
 }  // namespace v0
 }  // namespace anneal

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <filesystem>
 #include <optional>
 #include <string>
 
@@ -18,8 +19,13 @@ struct SpikeDetectionOptions {
   std::int64_t warmup = 1;          ///< the first batches of an epoch, which are no spikes
   std::optional<double> atol = {};  ///< a spike lies at least this far from the mean,
   double rtol = 2;                  ///< and at least this times the mean's magnitude
-  bool finite_only = true;          ///< a loss that is not finite is a spike; false: it is passed over
-  std::string action = "raise";     ///< TrainingSpikeError ends the run; or "stop": training ends as if it were done
+  /// Instead of these two: at least so many standard deviations, once the window is full.
+  std::optional<double> zscore = {};
+  std::filesystem::path exclude_batches_path = {};  ///< unset: skip_batches.json in default_root_dir
+  bool finite_only = true;                          ///< a loss that is not finite is a spike; false: it is passed over
+  /// TrainingSpikeError ends the run; "stop": training ends as if it were done; "skip": it goes on; "rollback": it goes
+  /// on from the newest checkpoint before both batches, and passes over them. The last two are for one rank.
+  std::string action = "raise";
 };
 
 /// The loss jumped.
@@ -35,6 +41,9 @@ class TrainingSpikeError : public Error {
 
 /// A spike is a loss that is worse than the one before and far from the mean of the last ones that were none. Each
 /// batch's loss is waited for. Of several ranks each looks at its own loss; a spike on any one ends training on all.
+///
+/// The spike's batch and the one before, which may have caused it, are added to a file, as numbers counted from the
+/// beginning of training: [3, 4]. A resumed run passes over the batches in it.
 class SpikeDetection final : public Callback {
  public:
   /// Throws ConfigError for options that are not permitted.
@@ -44,6 +53,7 @@ class SpikeDetection final : public Callback {
   std::int64_t spikes() const { return spikes_; }
 
   void setup(Trainer& trainer, TrainingModule& module, Stage stage) override;
+  void on_load_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) override;
   void on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor& loss, const Batch& batch,
                           StepContext& step) override;
   std::string state_key() const override { return "SpikeDetection"; }
@@ -52,6 +62,8 @@ class SpikeDetection final : public Callback {
 
  private:
   bool is_spike(double loss) const;
+  void exclude(Trainer& trainer, std::int64_t batch) const;
+  std::filesystem::path file(const Trainer& trainer) const;
 
   SpikeDetectionOptions options_;
   std::deque<double> losses_;  // those of the window, without spikes

@@ -19,17 +19,22 @@ class Strategy {
   virtual std::string name() const = 0;
   /// How the sums of gradients are cut into collectives.
   virtual dist::BucketOptions buckets() const { return {}; }
+  /// Whether a step's gradients must be of the same parameters as the first step's: else Error.
+  virtual bool static_graph() const { return false; }
 };
 
 /// `{.strategy = DDPStrategy({.bucket_bytes = 8 << 20})}`
 class DDPStrategy : public Strategy {
  public:
-  explicit DDPStrategy(dist::BucketOptions buckets = {}) : buckets_(buckets) {}
+  explicit DDPStrategy(dist::BucketOptions buckets = {}, bool static_graph = false)
+      : buckets_(buckets), static_graph_(static_graph) {}
   std::string name() const override { return "ddp"; }
   dist::BucketOptions buckets() const override { return buckets_; }
+  bool static_graph() const override { return static_graph_; }
 
  private:
   dist::BucketOptions buckets_;
+  bool static_graph_;
 };
 
 /// A strategy by its name, or as an object.

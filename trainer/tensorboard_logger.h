@@ -9,7 +9,6 @@
 #include <string>
 
 #include "anneal/trainer/event_file.h"
-#include "anneal/trainer/log_folder.h"
 #include "anneal/trainer/logger.h"
 
 namespace anneal {
@@ -34,13 +33,13 @@ struct TensorBoardLoggerOptions {
 /// Writes event files to `<save_dir>/<name>/version_<k>/<sub_dir>`; `tensorboard --logdir <save_dir>` shows them, also
 /// while they are written. A resumed run adds another file, in whose light TensorBoard drops the events that came after
 /// the checkpoint. Numbers are stored as float.
-class TensorBoardLogger final : public Logger {
+class TensorBoardLogger final : public FolderLogger {
  public:
   explicit TensorBoardLogger(TensorBoardLoggerOptions options = {})
       : TensorBoardLogger(options, LogFolder::of(options)) {}
   /// In the folder of another logger.
   TensorBoardLogger(TensorBoardLoggerOptions options, std::shared_ptr<LogFolder> folder)
-      : options_(std::move(options)), folder_(std::move(folder)) {}
+      : FolderLogger(std::move(folder)), options_(std::move(options)) {}
 
   void log_metrics(const MetricMap& metrics, std::int64_t step) override;
   /// For the tab HPARAMS, which shows those that come before anything else; lists are shown as text.
@@ -56,8 +55,6 @@ class TensorBoardLogger final : public Logger {
   std::filesystem::path log_dir() const override {
     return options_.sub_dir.empty() ? folder_->path() : folder_->path() / options_.sub_dir;
   }
-  std::string version_name() const override { return folder_->version_name(); }
-  const std::shared_ptr<LogFolder>& folder() const { return folder_; }
   StateMap state() override;
   void load_state(const StateMap& state) override;
 
@@ -68,7 +65,6 @@ class TensorBoardLogger final : public Logger {
   void open();
 
   TensorBoardLoggerOptions options_;
-  std::shared_ptr<LogFolder> folder_;
   std::optional<EventFile> file_;  // once there is something to write
   std::chrono::steady_clock::time_point flushed_;
   HParams hparams_;

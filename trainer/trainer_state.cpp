@@ -120,6 +120,12 @@ void TrainerState::take_end_requests(std::span<const double, 4> requests) {
   else if (requests[1] > 0) signal = SIGINT;
 }
 
+void TrainerState::end_on_bad_number(const std::string& why) {
+  if (std::exchange(ends_on_bad_number, true)) return;
+  message = why;
+  console.print("training ends: " + why);
+}
+
 void TrainerState::agree_on_end() {
   std::array<double, 4> requests = end_requests();
   if (world) {

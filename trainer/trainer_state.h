@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -63,6 +64,10 @@ struct TrainerState {
   int skips_in_a_row = 0;                  ///< of steps, by the scaler
   std::int64_t bad_windows = 0, bad_in_a_row = 0;
   bool ends_on_bad_number = false;
+  /// Batches to pass over, counted from the beginning of training; and one before which training shall be again, by way
+  /// of a checkpoint, once the running batch ends.
+  std::set<std::int64_t> dropped;
+  std::optional<std::int64_t> return_before;
   std::string message;                            ///< of why training ends
   double batch_share = 1;                         ///< of the running batch: this rank's
   bool manual_step = false, manual_skip = false;  ///< what the running training_step's optimizers did
@@ -81,7 +86,8 @@ struct TrainerState {
   std::optional<BatchIterator> batches;  ///< the pass over it in the running epoch
   StateMap stream;                       ///< from which the pass of an epoch that was broken off goes on
   LimitedLoaders val;
-  LimitedLoaders own_run;  ///< of validate, test or predict
+  std::int64_t intermediate_batches = unknown_size;  ///< of these, at most, in checks that do not end an epoch
+  LimitedLoaders own_run;                            ///< of validate, test or predict
   std::int64_t train_batches = 0;
   std::filesystem::path resumed_from;
 
@@ -127,6 +133,8 @@ struct TrainerState {
   }
   /// The loss times a factor, and times the loss scale, run backward with its hooks.
   void backward(const Tensor& loss, double factor);
+  /// Training ends after this batch or check; the first reason counts.
+  void end_on_bad_number(const std::string& why);
   /// A step whose gradients were not finite moves nothing but the scale; a hundred in a row are an Error.
   void count_skipped_step();
   /// A training step's or an evaluation's ops are cast while it lives.

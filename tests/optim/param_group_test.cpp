@@ -36,6 +36,19 @@ TEST(Optimizer, TakesInGroupsWhileItRuns) {
   EXPECT_EQ(sgd.groups(), 2);
 }
 
+// T-708
+TEST(LRScheduler, IsToldOfEpochsOrOfUpdates) {
+  nn::Linear layer(1, 1);
+  optim::SGD sgd({{"weight", layer.weight}}, {.lr = 1});
+  optim::LRScheduler scheduler(sgd, optim::exponential_lr(0.5));
+  scheduler.step_update(3);
+  EXPECT_EQ(sgd.lr(), 0.125);
+  scheduler.step(2);
+  EXPECT_EQ(sgd.lr(), 0.25);
+  scheduler.step();
+  EXPECT_EQ(scheduler.steps(), 3);
+}
+
 TEST(LRScheduler, LeavesAddedGroupsAlone) {
   nn::Linear layer(1, 1);
   optim::SGD sgd({{"weight", layer.weight}}, {.lr = 1});

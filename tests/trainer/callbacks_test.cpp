@@ -1,4 +1,4 @@
-// The small callbacks: learning rates, summary, functions, time, failures and spikes.
+// The small callbacks: learning rates, summary, functions, time and failures.
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -90,6 +90,60 @@ TEST(LearningRateMonitor, NamesGroupsAndTheirOtherNumbers) {
   };
   EXPECT_EQ(rows_of({.logging_interval = Interval::epoch, .log_momentum = true}, sgd)[0],
             "3: lr-SGD=1 lr-SGD-momentum=0.5 epoch=0");
+}
+
+// C-169
+TEST(LearningRateMonitor, NamesGroupsByTheirNames) {
+  const auto adam = [](bool both) {
+    return [both](Configured& module) -> OptimizerConfig {
+      std::vector<optim::ParamGroup<optim::AdamOptions>> groups{{{{"weight", module.weight}}, {}, "bb"}};
+      if (both) groups.insert(groups.begin(), {{{"second", module.second}}});
+      return {optim::Adam(groups)};
+    };
+  };
+  const LearningRateMonitorOptions options{.logging_interval = Interval::epoch, .log_momentum = true};
+  EXPECT_EQ(rows_of(options, adam(true))[0],
+            "3: lr-Adam/pg1=0.001 lr-Adam/pg1-momentum=0.9 lr-Adam/bb=0.001 lr-Adam/bb-momentum=0.9 epoch=0");
+  EXPECT_EQ(rows_of(options, adam(false))[0], "3: lr-Adam/bb=0.001 lr-Adam/bb-momentum=0.9 epoch=0");
+  const auto named = [](Configured& module) -> OptimizerConfig {
+    return {{.optimizer = optim::SGD(module.parameters(), {.lr = 1}), .name = "myname"}};
+  };
+  EXPECT_EQ(rows_of({.logging_interval = Interval::epoch}, named)[0], "3: myname=1 epoch=0");
+  const auto twice = [](Configured& module) -> OptimizerConfig {
+    const std::vector<optim::ParamGroup<optim::SGDOptions>> groups{{{{"weight", module.weight}}, {}, "bb"},
+                                                                   {{{"second", module.second}}, {}, "bb"}};
+    return {optim::SGD(groups)};
+  };
+  EXPECT_NE(message_of<ConfigError>([&] { rows_of({}, twice); }).find("bb"), std::string::npos);
+}
+
+TEST(LearningRateMonitor, GoesByTheIntervalOfAPlateau) {
+  const auto plateau = [](Configured& module) -> OptimizerConfig {
+    return {{.optimizer = optim::SGD(module.parameters(), {.lr = 1}),
+             .plateau = optim::PlateauOptions{},
+             .monitor = "absent",
+             .strict = false}};
+  };
+  EXPECT_EQ(rows_of({}, plateau), (Texts{"3: lr-SGD=1 epoch=0", "6: lr-SGD=1 epoch=1"}));
+}
+
+TEST(LearningRateMonitor, WarnsOfAMomentumThatIsNotThere) {
+  const auto text_with = [](double momentum) {
+    std::string text;
+    Configured module;
+    module.configure = [&](Configured& m) -> OptimizerConfig {
+      return {optim::SGD(m.parameters(), {.momentum = momentum})};
+    };
+    TrainerOptions options = quiet({.max_epochs = 1,
+                                    .log_every_n_steps = 1,
+                                    .logger = Rows(),
+                                    .callbacks = {LearningRateMonitor({.log_momentum = true})}});
+    options.sink = [&](std::string_view line) { text += line; };
+    Trainer(options).fit(module, counting_loader(2));
+    return text;
+  };
+  EXPECT_NE(text_with(0).find("log_momentum: lr-SGD"), std::string::npos);
+  EXPECT_EQ(text_with(0.5), "");
 }
 
 TEST(LearningRateMonitor, RatesAreMetrics) {
@@ -435,59 +489,6 @@ TEST(OnExceptionCheckpoint, AFastDevRunWritesNothing) {
   probe.in_training_step = [](const Batch&, StepContext& step) { check(step.batch_idx() < 1, "no"); };
   EXPECT_THROW(trainer.fit(probe, counting_loader(4)), Error);
   EXPECT_EQ(stems(dir.path()), Texts());
-}
-
-// ---- SpikeDetection ----
-
-struct Losses : Probe {
-  std::vector<double> values;
-  Tensor training_step(const Batch&, StepContext& step) override {
-    return sum(weight) * 0 + values[static_cast<std::size_t>(step.batch_idx())];
-  }
-};
-// The batch with the first spike, or -1.
-std::int64_t spike_in(const std::vector<double>& losses, SpikeDetectionOptions options = {}) {
-  Trainer trainer(quiet({.max_epochs = 1, .callbacks = {SpikeDetection(options)}}));
-  Losses module;
-  module.values = losses;
-  try {
-    trainer.fit(module, counting_loader(static_cast<std::int64_t>(losses.size())));
-    return -1;
-  } catch (const TrainingSpikeError& error) { return error.batch_idx(); }
-}
-
-TEST(SpikeDetection, Options) {
-  const auto error = [](SpikeDetectionOptions options) {
-    return message_of<ConfigError>([&] { SpikeDetection callback(options); });
-  };
-  EXPECT_TRUE(error({.mode = "auto"}).starts_with("mode"));
-  EXPECT_TRUE(error({.window = 0}).starts_with("window"));
-  EXPECT_TRUE(error({.warmup = -1}).starts_with("warmup"));
-  EXPECT_TRUE(error({.action = "skip"}).starts_with("action"));
-}
-
-TEST(SpikeDetection, FindsTheLossThatJumped) {
-  EXPECT_EQ(spike_in({1, 1, 1, 1, 10}), 4);
-  EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 6}), 4);
-  EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 5.5}), -1);
-  EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 6}, {.atol = 5}), -1);
-  EXPECT_EQ(spike_in({1, 1, 2.9, 2.8, 6}, {.window = 1}), -1) << "3.2 from 2.8 is less than twice that";
-  EXPECT_EQ(spike_in({1, 9, 9}, {.warmup = 2}), -1);
-  EXPECT_EQ(spike_in({4, 1, -5}, {}), -1) << "it got better";
-  EXPECT_EQ(spike_in({4, 1, -5}, {.mode = "max"}), 2);
-  EXPECT_EQ(spike_in({1, 1, NAN, 1}), 2);
-  EXPECT_EQ(spike_in({1, 1, NAN, 1, INFINITY, 4}, {.finite_only = false}), 5) << "neither is in the mean";
-}
-
-TEST(SpikeDetection, MayEndTrainingQuietly) {
-  const auto detection = std::make_shared<SpikeDetection>(SpikeDetectionOptions{.action = "stop"});
-  Trainer trainer(quiet({.max_epochs = 2, .callbacks = {detection}}));
-  Losses module;
-  module.values = {1, 1, 9, 1, 1};
-  const FitResult result = trainer.fit(module, counting_loader(5));
-  EXPECT_EQ(result.reason, StopReason::stopped);
-  EXPECT_EQ(result.global_step, 3);
-  EXPECT_EQ(detection->spikes(), 1);
 }
 
 }  // namespace

@@ -184,7 +184,7 @@ TEST_F(Cli, WhatIsWrongIsSaid) {
   wrong({"fit", "--optimizer", "Lion"}, {"optimizer", "AdamW", "Lion"});
   wrong({"fit", "--optimizer.lr", "1"}, {"--optimizer.lr", "--optimizer SGD"});
   wrong({"fit", "--optimizer", "SGD", "--lr_scheduler", "cosine"}, {"lr_scheduler", "cosine_annealing_lr"});
-  wrong({"fit", "--lr_scheduler", "step_lr"}, {"lr_scheduler", "--optimizer"});
+  wrong({"fit", "--trainer.barebones", "--lr_scheduler", "cyclic_lr", "--lr_scheduler.mode", "x"}, {"mode", "x"});
 }
 
 TEST_F(Cli, AnExceptionEndsWithOne) {
@@ -211,11 +211,37 @@ TEST_F(Cli, AnOptimizerInsteadOfTheModules) {
   EXPECT_EQ(other.code, 0) << other.err;
   EXPECT_EQ(other.lr, 0.5 * 0.125);
   expect_has(other.text, {"the optimizer is that of the command line"});
-  for (const char* name : {"linear_lr", "polynomial_lr", "cosine_annealing_lr", "one_cycle_lr", "warmup_cosine"}) {
+  for (const char* name : {"linear_lr", "polynomial_lr", "cosine_annealing_lr", "cosine_annealing_warm_restarts",
+                           "one_cycle_lr", "cyclic_lr", "warmup_cosine", "cosine_lr", "wsd_lr"}) {
     const Outcome run_of = run({"fit", "--trainer.barebones", "--optimizer", "AdamW", "--lr_scheduler", name,
                                 "--lr_scheduler.interval", "step"});
     EXPECT_EQ(run_of.code, 0) << name << ": " << run_of.err;
   }
+}
+
+TEST_F(Cli, AScheduleForTheModulesOptimizer) {
+  const Outcome outcome = run({"fit", "--trainer.barebones", "--data.batches", "5", "--lr_scheduler", "multi_step_lr",
+                               "--lr_scheduler.milestones", "[2, 4]", "--lr_scheduler.interval", "step"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NEAR(outcome.lr, 0.1 * 0.01, 1e-12);
+  expect_has(outcome.text, {"the schedule is that of the command line"});
+}
+
+TEST_F(Cli, ARateThatFollowsAMetric) {
+  const auto lr_with = [&](const std::string& monitor) {
+    return in_folder({"fit", "--overwrite", "--trainer.max_epochs", "4", "--optimizer", "SGD", "--optimizer.lr", "1",
+                      "--lr_scheduler", "plateau", "--lr_scheduler.patience", "1", "--lr_scheduler.factor", "0.5",
+                      "--lr_scheduler.monitor", monitor});
+  };
+  EXPECT_EQ(lr_with("val_loss").lr, 0.5) << "the loss is always 1: the third look lowers the rate";
+  const Outcome missing = lr_with("absent");
+  EXPECT_EQ(missing.code, 2);
+  expect_has(missing.err, {"monitor", "absent"});
+}
+
+TEST_F(Cli, MomentumGoesAlongWithTheCycle) {
+  const Outcome help = run({"fit", "--help", "--lr_scheduler", "one_cycle_lr"});
+  expect_has(help.out, {"--lr_scheduler.cycle_momentum = true", "--lr_scheduler.max_momentum = 0.95"});
 }
 
 TEST_F(Cli, TheConfigOfARunIsWrittenAndRepeatsIt) {

@@ -292,6 +292,11 @@ TEST(BadNumbers, TerminateOnNaN) {
   Probe good;
   EXPECT_EQ(Trainer(quiet({.max_epochs = 1, .callbacks = {guard}})).fit(good, counting_loader(4)).global_step, 4);
   EXPECT_FALSE(guard->triggered());
+  Bad skipped({1});
+  Trainer skipping(quiet({.max_epochs = 1, .on_bad_number = "skip", .callbacks = {guard}}));
+  EXPECT_EQ(skipping.fit(skipped, counting_loader(4)).reason, StopReason::max_epochs);
+  EXPECT_EQ(skipping.bad_windows(), 1);
+  EXPECT_FALSE(guard->triggered()) << "the run went on";
 }
 
 // ---- going on ----

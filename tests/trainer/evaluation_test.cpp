@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "anneal/core/autograd.h"
+#include "anneal/data/mixup.h"
 #include "anneal/tests/trainer/support.h"
 
 namespace anneal_test {
@@ -342,6 +343,30 @@ TEST(Evaluation, WithoutAModuleIsOfTheFittedOneAtItsBest) {
   const double own = module.weight.item();
   keeps_none.test(counting_loader(1), {.verbose = false});
   EXPECT_EQ(module.weight.item(), own);
+}
+
+// T-685
+TEST(MixUp, LeavesEvaluationsAlone) {
+  struct Mixing : Probe {
+    std::vector<bool> mixed_in_training, mixed_in_evaluation;
+    MixUp mixup{0.4};
+    void on_after_batch_transfer(Batch& batch) override {
+      if (training()) mixup(batch);
+    }
+    Tensor training_step(const Batch& batch, StepContext& step) override {
+      mixed_in_training.push_back(batch.contains("mix_weight"));
+      return Probe::training_step(batch, step);
+    }
+    void validation_step(const Batch& batch, StepContext&) override {
+      mixed_in_evaluation.push_back(batch.contains("mix_weight"));
+    }
+  } module;
+  const DataLoader loader(TensorDataset{{"x", ones({4, 1})}, {"y", arange(4)}}, {.batch_size = 2});
+  Trainer trainer(quiet({.max_epochs = 1, .val_check_interval = 1}));
+  trainer.fit(module, loader, loader);
+  trainer.validate(module, loader, {.verbose = false});
+  EXPECT_EQ(module.mixed_in_training, std::vector<bool>(2, true));
+  EXPECT_EQ(module.mixed_in_evaluation, std::vector<bool>(8, false)) << "the sanity check, two checks, and validate";
 }
 
 }  // namespace

@@ -143,6 +143,38 @@ TEST(BackboneFinetuning, ResumesToTheBit) {
   }
 }
 
+// T-621
+TEST(BackboneFinetuning, TheMonitorSeesTheNewGroupAlsoInAResumedRun) {
+  struct Rows : Logger {
+    std::vector<std::string> rows;
+    void log_metrics(const MetricMap& metrics, std::int64_t step) override {
+      rows.push_back(format("{}: {}", step, metrics.names()));
+    }
+    fs::path log_dir() const override { return "."; }
+  };
+  const TempFolder dir;
+  const auto run = [&](std::int64_t save_at, const std::string& resume) {
+    const auto rows = std::make_shared<Rows>();
+    Finetuned module;
+    Trainer(quiet({.max_epochs = 3,
+                   .log_every_n_steps = 1,
+                   .logger = rows,
+                   .callbacks = {LearningRateMonitor({.logging_interval = Interval::step}),
+                                 BackboneFinetuning({.unfreeze_backbone_at_epoch = 1}),
+                                 AtBatchEnd([&](Trainer& t, std::int64_t) {
+                                   if (t.total_batch_idx() == save_at) t.save_checkpoint(dir / "c.safetensors");
+                                 })}}))
+        .fit(module, counting_loader(2, 2), {.resume = resume});
+    return rows->rows;
+  };
+  const std::vector<std::string> whole = run(3, "");
+  ASSERT_EQ(whole.size(), 6);
+  EXPECT_EQ(whole[1], "2: lr-SGD, epoch");
+  EXPECT_EQ(whole[2], "3: lr-SGD/pg1, lr-SGD/pg2, epoch");
+  EXPECT_EQ(run(-1, (dir / "c.safetensors").string()), (std::vector(whole.begin() + 3, whole.end())))
+      << "from the row of the step in which it was saved";
+}
+
 TEST(BackboneFinetuning, NoScheduleMovesTheNewGroup) {
   Finetuned module;
   module.scheduled = true;

@@ -166,7 +166,7 @@ TEST(Loggers, ShareAFolder) {
   csv.log_metrics(row({{"a", 1}, {"epoch", 0}}), 1);
   csv.save();
   EXPECT_EQ(csv.log_dir(), dir / "anneal_logs/version_5");
-  EXPECT_EQ(csv.version_name(), "5");
+  EXPECT_EQ(csv.version(), "5");
   EXPECT_TRUE(fs::exists(dir / "anneal_logs/version_5/metrics.jsonl"));
   EXPECT_EQ(read_text(dir / "anneal_logs/version_5/metrics.csv"), "epoch,p-a,step\n0,1,1\n");
 }

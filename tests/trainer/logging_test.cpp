@@ -289,6 +289,38 @@ TEST(Csv, ColumnsAreSortedAndGrow) {
             "\"a,\"\"b\",epoch,loss,step,z\n,0,0.1,1,\n1e-09,,0.3333333333333333,2,\n,,nan,3,\n,,,4,-inf\n");
 }
 
+// T-765
+TEST(Csv, RowsAreHeldBackUpToANumber) {
+  const TempFolder dir;
+  CsvLogger csv({.dir = dir.path(), .flush_logs_every_n_steps = 3});
+  MetricMap row;
+  row.set("a", 1);
+  const auto lines = [&] {
+    const std::string text = read_text(dir / "metrics.csv");
+    return std::count(text.begin(), text.end(), '\n');
+  };
+  std::vector<std::ptrdiff_t> seen;
+  for (std::int64_t step = 1; step <= 6; ++step) {
+    csv.log_metrics(row, step);
+    seen.push_back(lines());
+  }
+  EXPECT_EQ(seen, (std::vector<std::ptrdiff_t>{1, 1, 4, 4, 4, 7})) << "with the head";
+}
+
+// T-763
+TEST(Csv, SaysWhereItIs) {
+  const TempFolder dir;
+  const CsvLogger numbered({.save_dir = dir.path(), .version = 3}), named({.name = "n", .version = "long-name"}),
+      own({.dir = dir / "own"});
+  EXPECT_EQ(numbered.save_dir(), dir.path());
+  EXPECT_EQ(numbered.name(), "anneal_logs");
+  EXPECT_EQ(numbered.version(), "3");
+  EXPECT_EQ(named.name(), "n");
+  EXPECT_EQ(named.version(), "long-name");
+  EXPECT_EQ(own.save_dir(), own.log_dir());
+  EXPECT_EQ(own.name() + own.version(), "");
+}
+
 TEST(Csv, Folders) {
   const TempFolder dir;
   MetricMap one;

@@ -234,5 +234,26 @@ TEST(LearningRateMonitor, NamesSeveralOptimizers) {
   EXPECT_EQ(trainer.logged_metrics()["critic"], 1);
 }
 
+// C-200
+TEST(LearningRateMonitor, NumbersOptimizersOfOneType) {
+  struct Three : Pair {
+    nn::Parameter c{{this, "c"}, ones({1})};
+    OptimizerConfig configure_optimizers() override {
+      return {{.optimizer = optim::Adam({{"a", a}}, {.lr = 0.1})},
+              {.optimizer = optim::Adam({{"b", b}}, {.lr = 0.2})},
+              {.optimizer = optim::SGD({{"c", c}}, {.lr = 0.3})}};
+    }
+  } three;
+  three.step = both_step;
+  const TempFolder dir;
+  TrainerOptions options = quiet({.max_epochs = 1, .log_every_n_steps = 1, .callbacks = {LearningRateMonitor()}});
+  options.logger = CsvLogger({.save_dir = dir.path()});
+  Trainer trainer(options);
+  trainer.fit(three, counting_loader(2));
+  EXPECT_EQ(trainer.logged_metrics()["lr-Adam"], 0.1);
+  EXPECT_EQ(trainer.logged_metrics()["lr-Adam-1"], 0.2);
+  EXPECT_EQ(trainer.logged_metrics()["lr-SGD"], 0.3);
+}
+
 }  // namespace
 }  // namespace anneal_test

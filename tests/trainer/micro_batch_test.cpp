@@ -246,6 +246,31 @@ TEST(ConfigureCallbacks, ReplaceThoseOfTheirType) {
   EXPECT_EQ(strict.callbacks().size(), 1U);
 }
 
+TEST(ConfigureCallbacks, ReplaceThoseOfTheirBases) {
+  struct Base : Callback {};
+  struct Other {
+    virtual ~Other() = default;
+  };
+  struct Derived : Other, Base {};
+  struct Module : Probe {
+    std::vector<Shared<Callback>> callbacks;
+    std::vector<Shared<Callback>> configure_callbacks() override { return callbacks; }
+  } module;
+  const auto left = [&](std::vector<Shared<Callback>> of_trainer, std::vector<Shared<Callback>> of_module) {
+    TrainerOptions options = quiet({.max_epochs = 1, .callbacks = std::move(of_trainer)});
+    options.enable_progress_bar = true;
+    module.callbacks = std::move(of_module);
+    Trainer trainer(options);
+    trainer.fit(module, counting_loader(1));
+    return trainer.callbacks().size();
+  };
+  EXPECT_EQ(left({ProgressBar(), Base()}, {Derived()}), 2U);
+  EXPECT_EQ(left({ProgressBar(), Derived()}, {Base()}), 3U);
+  EXPECT_EQ(left({ProgressBar(), Callback()}, {Derived()}), 3U) << "not the plain Callback";
+  EXPECT_EQ(left({ProgressBar()}, {RichProgressBar()}), 1U);
+  EXPECT_EQ(left({RichProgressBar()}, {ProgressBar()}), 1U) << "the one that stands by itself in a terminal";
+}
+
 TEST(Hooks, ConfigureModelAndPrepareDataComeOnceInARun) {
   struct Counting : Probe {
     std::vector<std::string> log;

@@ -37,6 +37,20 @@ TEST(ProgressBar, WithoutATerminalOneLineForEachEpochAndCheck) {
   for (const std::string& line : lines) EXPECT_EQ(line.find_first_of("\r\x1b"), std::string::npos);
 }
 
+TEST(ProgressBar, WithoutATerminalMayHaveLinesWithinAnEpoch) {
+  const auto lines_with = [](double interval) {
+    std::vector<std::string> lines;
+    TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {ProgressBar({.plain_interval = interval})}});
+    options.enable_progress_bar = true;
+    options.sink = [&](std::string_view line) { lines.emplace_back(line.substr(0, line.find(" ["))); };
+    Probe probe;
+    Trainer(options).fit(probe, counting_loader(3));
+    return lines;
+  };
+  EXPECT_EQ(lines_with(1e-9), (std::vector<std::string>{"Epoch 0: 1/3", "Epoch 0: 2/3", "Epoch 0: 3/3"}));
+  EXPECT_EQ(lines_with(1e9), std::vector<std::string>{"Epoch 0: 3/3"});
+}
+
 TEST(Output, MetricsOfValidateAreAList) {
   std::string text;
   TrainerOptions options = quiet();

@@ -98,6 +98,30 @@ TEST(Strategies, AsObjects) {
   EXPECT_TRUE(error_of({.strategy = Unknown()}).starts_with("strategy"));
 }
 
+// T-774
+TEST(Strategies, AStaticGraphIsHeldTo) {
+  struct Branching : Probe {
+    nn::Parameter second{{this, "second"}, zeros({1})};
+    std::int64_t from = 0, to = 0;  // the steps that use it
+    Tensor training_step(const Batch& batch, StepContext& step) override {
+      const Tensor loss = Probe::training_step(batch, step);
+      return step.batch_idx() >= from && step.batch_idx() < to ? loss + sum(second) : loss;
+    }
+  };
+  const auto error_with = [](std::int64_t from, std::int64_t to, bool is_static) {
+    Branching module;
+    module.from = from;
+    module.to = to;
+    Trainer trainer(quiet({.strategy = DDPStrategy({}, is_static), .max_epochs = 1}));
+    return message_of<Error>([&] { trainer.fit(module, counting_loader(4)); });
+  };
+  EXPECT_EQ(error_with(2, 4, false), "");
+  EXPECT_EQ(error_with(0, 4, true), "");
+  EXPECT_EQ(error_with(0, 0, true), "");
+  EXPECT_NE(error_with(2, 4, true).find("second has a gradient"), std::string::npos);
+  EXPECT_NE(error_with(0, 2, true).find("second has no gradient"), std::string::npos);
+}
+
 TEST(Seed, DecidesAllNumbersFromSetupOn) {
   struct Drawing : Callback {
     std::vector<double> numbers;

@@ -44,12 +44,12 @@ TEST(BarText, GivesWayWhereColumnsAreFew) {
 }
 
 TEST(BarText, RichLinesFit) {
-  EXPECT_EQ(screen_of(rich_line(some_bar, 200), 200),
+  EXPECT_EQ(screen_of(rich_line(some_bar, {}, 200), 200),
             Lines{"Epoch 0  ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━  4/5  01:01 < 00:00  719.34it/s"});
-  EXPECT_EQ(screen_of(rich_items(some_bar, 200), 200), Lines{"  v_num: 0  loss: 1.230"});
+  EXPECT_EQ(screen_of(rich_items(some_bar, {}, 200), 200), Lines{"  v_num: 0  loss: 1.230"});
   for (std::size_t columns = 1; columns < 100; ++columns) {
-    screen_of(rich_line(some_bar, columns), columns);
-    screen_of(rich_items(some_bar, columns), columns);
+    screen_of(rich_line(some_bar, {}, columns), columns);
+    screen_of(rich_items(some_bar, {}, columns), columns);
   }
 }
 
@@ -58,8 +58,8 @@ struct Screens {
   std::string text;
   Lines at_end;
 };
-template <class B>
-Screens run_in(unsigned short columns, ProgressBarOptions options = {}, double loss = 1.23456) {
+template <class B, class Options = ProgressBarOptions>
+Screens run_in(unsigned short columns, Options options = {}, double loss = 1.23456) {
   Terminal terminal(columns);
   {
     TrainerOptions o = quiet({.max_epochs = 2, .val_check_interval = 0.5, .callbacks = {B(options)}});
@@ -112,8 +112,68 @@ TEST(ProgressBarInATerminal, CanBeOffAndBelowOthers) {
   EXPECT_TRUE(message_of<ConfigError>([] { ProgressBar bar({.plain_interval = -1}); }).starts_with("plain_interval"));
 }
 
+// What an epoch without a check writes, and how long it takes.
+std::pair<std::string, double> epoch_in_a_terminal(std::int64_t batches, ProgressBarOptions options) {
+  Terminal terminal(80);
+  double seconds = 0;
+  {
+    TrainerOptions o = quiet({.max_epochs = 1, .callbacks = {ProgressBar(options)}});
+    o.enable_progress_bar = true;
+    o.sink = {};
+    Probe probe;
+    seconds = Trainer(o).fit(probe, counting_loader(batches)).seconds;
+  }
+  return {terminal.close(), seconds};
+}
+
+TEST(ProgressBarInATerminal, IsDrawnEveryKBatchesAndAtTheLast) {
+  const std::string text = epoch_in_a_terminal(5, {.refresh_rate = 3}).first;
+  for (const char* drawn : {" 3/5 [", " 5/5 ["}) EXPECT_NE(text.find(drawn), std::string::npos) << text;
+  for (const char* not_drawn : {" 1/5 [", " 2/5 [", " 4/5 ["})
+    EXPECT_EQ(text.find(not_drawn), std::string::npos) << text;
+  EXPECT_NE(epoch_in_a_terminal(5, {}).first.find(" 1/5 ["), std::string::npos);
+}
+
+TEST(ProgressBarInATerminal, IsDrawnTenTimesASecondAtMost) {
+  const auto [text, seconds] = epoch_in_a_terminal(1000, {});
+  const std::regex line("Epoch 0:");
+  const auto drawn = std::distance(std::sregex_iterator(text.begin(), text.end(), line), std::sregex_iterator());
+  EXPECT_GE(drawn, 2) << "the first and the last";
+  EXPECT_LE(static_cast<double>(drawn), 10 * seconds + 5);
+}
+
+TEST(ProgressBarInATerminal, TestsAndPredictionsHaveTheirTitles) {
+  Terminal terminal(80);
+  {
+    struct Predicting : Probe {
+      Batch predict_step(const Batch& batch, StepContext&) override { return batch; }
+    } probe;
+    TrainerOptions o = quiet({.max_epochs = 1, .callbacks = {ProgressBar()}});
+    o.enable_progress_bar = true;
+    o.sink = {};
+    Trainer trainer(o);
+    trainer.test(probe, {counting_loader(2), counting_loader(1)}, {.verbose = false});
+    trainer.predict(probe, counting_loader(3));
+  }
+  const std::string text = terminal.close();
+  EXPECT_NE(text.find("Testing DataLoader 0: "), std::string::npos) << text;
+  EXPECT_NE(text.find("Testing DataLoader 1: 100%"), std::string::npos) << text;
+  EXPECT_NE(text.find("Predicting DataLoader 0: "), std::string::npos) << text;
+  const Lines lines = screen_of(text, 80);
+  ASSERT_EQ(lines.size(), 2u) << text;
+  EXPECT_TRUE(lines[0].starts_with("Testing: 100%")) << lines[0];
+  EXPECT_TRUE(lines[1].starts_with("Predicting: 100%")) << lines[1];
+}
+
+TEST(RichProgressBarInATerminal, LooksAsItsThemeSays) {
+  const std::string text =
+      run_in<RichProgressBar>(80, RichProgressBarOptions{.theme = {.description = "35", .metrics = "38;5;208"}}).text;
+  EXPECT_NE(text.find("\x1b[35mEpoch 1"), std::string::npos);
+  EXPECT_NE(text.find("\x1b[38;5;208m1.235"), std::string::npos);
+}
+
 TEST(RichProgressBarInATerminal, HasALineForMetrics) {
-  const Screens screens = run_in<RichProgressBar>(80);
+  const Screens screens = run_in<RichProgressBar>(80, RichProgressBarOptions());
   ASSERT_EQ(screens.at_end.size(), 3u) << screens.text;
   EXPECT_TRUE(screens.at_end[1].starts_with("Epoch 1  ━━━━━━━━━━━━━━━━━━━  4/4  ")) << screens.at_end[1];
   EXPECT_EQ(screens.at_end[2], "  loss: 1.235  val: 12.000");

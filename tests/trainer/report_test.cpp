@@ -104,7 +104,7 @@ TEST(Report, OfAResumedRunShowsAllOfIt) {
   second.load_state(state);
   log(second, 20, 50);
   EXPECT_EQ(body(second), body(whole));
-  EXPECT_EQ(second.version_name(), "0");
+  EXPECT_EQ(second.version(), "0");
   second.load_state({{"rows", std::int64_t{1}}});  // another logger's
   EXPECT_THROW(second.load_state({{"folder", "x"}, {"start", 0.0}, {"metric a", std::vector<double>{1}}}), Error);
 }

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 
 #include "anneal/core/autograd.h"
@@ -61,6 +62,30 @@ TEST(SaveBestModel, TheRunEndsWithTheBest) {
     trainer.train(line(8), {.eval_dataset = line(1)});
     EXPECT_EQ(best->best_metric(), 9) << "a new run begins anew";
   }
+}
+
+// T-680
+TEST(SaveBestModel, MayLookForTheGreatestAndLeaveTheModelAsItIs) {
+  const TempFolder dir;
+  const auto best = std::make_shared<SaveBestModel>(SaveBestModelOptions{.save_path = dir / "best.safetensors",
+                                                                         .greater_is_better = true,
+                                                                         .reset_on_train = false,
+                                                                         .load_saved_checkpoint = false});
+  Values weights;
+  nn::Linear model(1, 1);
+  Given trainer(model, mse, sgd(model),
+                quiet_with({best, LambdaCallback({.on_train_epoch_end = [&](Trainer&, TrainingModule&) {
+                              weights.push_back(model.weight.item());
+                            }})}));
+  trainer.values = {5, 7, 6};
+  trainer.train(line(8), {.num_epochs = 3, .eval_dataset = line(1)});
+  EXPECT_EQ(best->best_metric(), 7);
+  EXPECT_EQ(model.weight.item(), weights[2]) << "that of the last epoch";
+  trainer.load_checkpoint(dir / "best.safetensors", false);
+  EXPECT_EQ(model.weight.item(), weights[1]);
+  trainer.values = {6};
+  trainer.train(line(8), {.eval_dataset = line(1)});
+  EXPECT_EQ(best->best_metric(), 7) << "a new run knows of the best before";
 }
 
 // C-117: the weight is 1, 2, 3, ... after each step, two to an epoch.
@@ -207,10 +232,21 @@ TEST(LimitBatches, CutsEpochsAndEvaluations) {
   EXPECT_THROW(LimitBatches(0), ConfigError);
 
   const auto watch = std::make_shared<Watch>();
-  SimpleTrainer evaluated_less(model, mse, sgd(model), quiet_with({LimitEvalSteps(3), watch}));
+  SimpleTrainer evaluated_less(model, mse, sgd(model), quiet_with({LimitEvalSteps(3, false), watch}));
   EXPECT_EQ(evaluated_less.train(line(8), {.eval_dataset = line(8), .per_device_batch_size = 1}).global_step, 8);
   EXPECT_EQ(watch->val_batches, 3);
   EXPECT_THROW(LimitEvalSteps(0), ConfigError);
+
+  // Of the checks within an epoch, here after 3 and 6 batches of 8 and at the end, only those.
+  *watch = {};
+  SimpleTrainer checked(model, mse, sgd(model), quiet_with({StepBasedEvaluation(3), LimitEvalSteps(2), watch}));
+  checked.train(line(8), {.eval_dataset = line(5), .per_device_batch_size = 1});
+  EXPECT_EQ(watch->checks.size(), 2U);
+  EXPECT_EQ(watch->val_batches, 4);
+  *watch = {};
+  SimpleTrainer to_the_end(model, mse, sgd(model), quiet_with({StepBasedEvaluation(4), LimitEvalSteps(2), watch}));
+  to_the_end.train(line(8), {.eval_dataset = line(5), .per_device_batch_size = 1});
+  EXPECT_EQ(watch->val_batches, 2 + 5);
 
   ::setenv("ANNEAL_LIMIT_BATCHES", "2", 1);
   Probe probe;
@@ -218,6 +254,22 @@ TEST(LimitBatches, CutsEpochsAndEvaluations) {
   ::setenv("ANNEAL_LIMIT_BATCHES", "two", 1);
   EXPECT_TRUE(message_of<ConfigError>([] { Trainer(quiet({.max_epochs = 1})); }).starts_with("ANNEAL_LIMIT_BATCHES"));
   ::unsetenv("ANNEAL_LIMIT_BATCHES");
+}
+
+// T-661
+TEST(TerminateOnNaN, EndsARunWhoseEvaluationHasNoNumber) {
+  nn::Linear model(1, 1);
+  const auto guard = std::make_shared<TerminateOnNaN>();
+  Given trainer(model, mse, sgd(model), quiet_with({guard}));
+  trainer.values = {1, NAN, 1};
+  const FitResult result = trainer.train(line(2), {.num_epochs = 3, .eval_dataset = line(1)});
+  EXPECT_EQ(result.reason, StopReason::bad_number);
+  EXPECT_EQ(result.epochs, 2);
+  EXPECT_NE(result.message.find("epoch 1"), std::string::npos) << result.message;
+  EXPECT_TRUE(guard->triggered());
+  trainer.values = {1, 1, 1};
+  EXPECT_EQ(trainer.train(line(2), {.num_epochs = 3, .eval_dataset = line(1)}).epochs, 3);
+  EXPECT_FALSE(guard->triggered());
 }
 
 TEST(StepBasedEvaluation, NamesWhatIsNotTheEpochs) {

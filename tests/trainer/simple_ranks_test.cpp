@@ -6,6 +6,7 @@
 
 #include "anneal/tests/dist/spawn_ranks.h"
 #include "anneal/tests/trainer/support.h"
+#include "anneal/trainer/batch_limits.h"
 #include "anneal/trainer/simple_trainer.h"
 
 #if ANNEAL_HAS_GLOO
@@ -57,6 +58,24 @@ TEST(SimpleTrainer, RanksHaveTheHistoryOfOne) {
       EXPECT_NEAR(loss, alone[i], 1e-6) << i;
     }
   }
+}
+
+// T-663: of five batches a rank evaluates its share of the limit.
+const RankFunction limited_evaluation("limited_evaluation", [] {
+  nn::Linear model(1, 1);
+  const auto watch = std::make_shared<Watch>();
+  SimpleTrainer trainer(
+      model, [](const Tensor& outputs, const Tensor& y) { return mse_loss(outputs, y); },
+      optim::SGD(model.parameters(), {.lr = 0.1}), quiet({.callbacks = {LimitEvalSteps(5, false), watch}}));
+  const TensorDataset data{{"x", ones({20, 1})}, {"y", ones({20, 1})}};
+  trainer.train(data, {.eval_dataset = data, .per_device_batch_size = 1});
+  std::fprintf(stderr, "%d", static_cast<int>(watch->val_batches));
+  return 0;
+});
+
+TEST(LimitEvalSteps, IsDividedByTheRanks) {
+  const RankResults results = spawn_ranks(2, "limited_evaluation", {}, std::chrono::seconds(60));
+  for (const auto& rank : results.ranks) EXPECT_EQ(rank.err, "3");
 }
 
 }  // namespace

@@ -121,6 +121,51 @@ TEST(Summary, IsPrintedWithTheExampleOfTheModule) {
   }
 }
 
+TEST(Summary, MayHaveRuledLines) {
+  struct Small : Probe {
+    nn::Linear layer{{this, "layer"}, 1, 1};
+  } model;
+  const std::string table = summarize(model).text(true);
+  EXPECT_TRUE(
+      table.starts_with("┌───┬──────────────┬────────┬────────┬───────┐\n"
+                        "│   │ Name         │ Type   │ Params │ Mode  │\n"
+                        "├───┼──────────────┼────────┼────────┼───────┤\n"
+                        "│ 0 │ layer        │ Linear │ 2      │ train │\n"
+                        "│   │ other params │        │ 1      │       │\n"
+                        "└───┴──────────────┴────────┴────────┴───────┘\n"
+                        "3         trainable params\n"))
+      << table;
+  std::string printed;
+  TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {RichModelSummary()}});
+  options.sink = [&](std::string_view text) { printed += text; };
+  Trainer(options).fit(model, counting_loader(1));
+  EXPECT_EQ(printed, summarize(model).text() + "\n") << "not where there is no terminal";
+}
+
+// T-550
+TEST(Summary, IsNotPrintedByAResumedRun) {
+  const TempFolder dir;
+  const auto printed_by = [&](FitOptions fit) {
+    std::string printed;
+    TrainerOptions options = quiet({.max_epochs = 2, .callbacks = {ModelSummary()}});
+    options.sink = [&](std::string_view text) { printed += text; };
+    Trainer trainer(options);
+    Probe model;
+    trainer.fit(model, counting_loader(1), {.resume = fit.resume});
+    printed.clear();
+    trainer.fit(model, counting_loader(1), fit);
+    return printed.find("trainable params") != std::string::npos;
+  };
+  Probe model;
+  Trainer(quiet({.max_epochs = 1, .callbacks = {AtBatchEnd([&](Trainer& t, std::int64_t) {
+                                    t.save_checkpoint(dir / "c.safetensors");
+                                  })}}))
+      .fit(model, counting_loader(1));
+  EXPECT_TRUE(printed_by({}));
+  EXPECT_FALSE(printed_by({.resume = (dir / "c.safetensors").string()}));
+  EXPECT_FALSE(printed_by({.continue_run = true}));
+}
+
 TEST(Summary, NeedsAForward) {
   struct Blind : Probe {
     Tensor example_input() const override { return ones({1}); }

@@ -182,7 +182,7 @@ TEST(TensorBoardLogger, AResumedRunAddsAFileThatVoidsWhatCameAfterTheCheckpoint)
   logger.log_hyperparams({{"lr", 0.1}});
   logger.log_metrics(row({{"a", 2}}), 5);
   logger.finalize("success");
-  EXPECT_EQ(logger.version_name(), "0");
+  EXPECT_EQ(logger.version(), "0");
   const auto files = event_files(logger.log_dir());
   ASSERT_EQ(files.size(), 2u);
   EXPECT_EQ(scalars_of(files[0]), (Texts{"0 hp_metric=-1", "4 a=1", "5 a=1"}));

@@ -30,6 +30,15 @@ void restore_gradients(TrainerState& s, const Checkpoint& checkpoint) {
   }
 }
 
+// A pass that stood somewhere goes on after as many samples, in batches of another size.
+void scale_batches(Counters& c, std::int64_t size_before, std::int64_t size, std::int64_t batches) {
+  if (c.batch.processed == 0) return;
+  const bool ended = c.batch.processed == c.epoch_batches;
+  const std::int64_t more =
+      (ended ? batches : std::min(batches, c.batch.processed * size_before / size)) - c.batch.processed;
+  for (std::int64_t* count : {&c.batch.processed, &c.batch.completed, &c.total_batches, &c.checked_at}) *count += more;
+}
+
 // By which the state of each callback is found again. Those of a type that has no keys are told apart by their order.
 std::vector<std::string> state_keys(const std::vector<Shared<Callback>>& callbacks) {
   std::vector<std::string> keys;
@@ -162,7 +171,11 @@ void restore_progress(TrainerState& s, const Checkpoint& c, bool override_lr) {
         "on {}",
         c.ranks, s.ranks());
   s.counters = c.counters;
-  if (s.train && !s.train->is_stream()) s.counters.epoch_batches = s.train_batches;
+  if (s.train && !s.train->is_stream()) {
+    if (now.batch_size != c.loader.batch_size)
+      scale_batches(s.counters, c.loader.batch_size, now.batch_size, s.train_batches);
+    s.counters.epoch_batches = s.train_batches;
+  }
   s.batches.reset();
   s.stream = c.loader.stream;
   // What was begun and not ended is done again.

@@ -162,6 +162,24 @@ TEST(CheckpointFile, OpensAsSafetensorsWithPlainNames) {
   EXPECT_EQ(load_checkpoint(saved->files->best_model_path()).precision, "32-true");
 }
 
+// T-530
+TEST(CheckpointFile, KnowsTheTimeOfTheFit) {
+  const TempFolder dir;
+  Probe probe;
+  Trainer first(quiet({.max_epochs = 1}));
+  first.fit(probe, counting_loader(1));
+  first.save_checkpoint(dir / "a");
+  Checkpoint checkpoint = load_checkpoint(dir / "a");
+  EXPECT_GT(checkpoint.time, 0);
+  EXPECT_LT(checkpoint.time, 1000);
+  checkpoint.time = 1000;
+  save_checkpoint(dir / "a", checkpoint);
+  Trainer second(quiet({.max_epochs = 2}));
+  second.fit(probe, counting_loader(1), {.resume = (dir / "a").string()});
+  second.save_checkpoint(dir / "a");
+  EXPECT_GT(load_checkpoint(dir / "a").time, 1000);
+}
+
 TEST(CheckpointFile, DamageIsNamed) {
   const TempFolder dir;
   Probe probe;

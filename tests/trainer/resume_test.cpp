@@ -251,22 +251,36 @@ TEST(Resume, LastAndBest) {
   EXPECT_NE(error("hpc").find("preempted"), std::string::npos);
 }
 
-// T-530
-TEST(Resume, TheTimeOfTheFitGoesOn) {
+// T-548
+TEST(Resume, BatchesOfAnotherSizeGoOnAfterAsManySamples) {
   const TempFolder dir;
   Probe probe;
-  Trainer first(quiet({.max_epochs = 1}));
-  first.fit(probe, counting_loader(1));
-  first.save_checkpoint(dir / "a");
-  Checkpoint checkpoint = load_checkpoint(dir / "a");
-  EXPECT_GT(checkpoint.time, 0);
-  EXPECT_LT(checkpoint.time, 1000);
-  checkpoint.time = 1000;
-  save_checkpoint(dir / "a", checkpoint);
-  Trainer second(quiet({.max_epochs = 2}));
-  second.fit(probe, counting_loader(1), {.resume = (dir / "a").string()});
-  second.save_checkpoint(dir / "a");
-  EXPECT_GT(load_checkpoint(dir / "a").time, 1000);
+  std::vector<std::int64_t> seen;
+  probe.in_training_step = [&](const Batch&, StepContext& step) {
+    for (const std::int64_t sample : step.samples()) seen.push_back(sample);
+  };
+  const auto loader_of = [](std::int64_t batch_size) {
+    return DataLoader(TensorDataset{{"x", zeros({12, 1})}}, {.batch_size = batch_size, .shuffle = true, .seed = 4});
+  };
+  for (const std::int64_t saved_at : {1, 3, 5}) {
+    seen.clear();
+    TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {AtBatchEnd([&](Trainer& trainer, std::int64_t i) {
+                                                       if (i == saved_at) {
+                                                         trainer.save_checkpoint(dir / "a");
+                                                         throw Error("enough");
+                                                       }
+                                                     })}});
+    EXPECT_THROW(Trainer(options).fit(probe, loader_of(2)), Error);
+    const FitResult result =
+        Trainer(quiet({.max_epochs = 2})).fit(probe, loader_of(4), {.resume = (dir / "a").string()});
+    EXPECT_EQ(result.global_step, saved_at + 1 + (12 - 2 * (saved_at + 1)) / 4 + 3);
+    ASSERT_EQ(seen.size(), 24U) << saved_at;
+    for (const std::int64_t epoch : {0, 12}) {
+      std::vector<std::int64_t> of_epoch(seen.begin() + epoch, seen.begin() + epoch + 12);
+      std::ranges::sort(of_epoch);
+      for (std::int64_t i = 0; i < 12; ++i) EXPECT_EQ(of_epoch[static_cast<std::size_t>(i)], i) << saved_at;
+    }
+  }
 }
 
 // T-532

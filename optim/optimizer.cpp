@@ -66,7 +66,7 @@ void Optimizer::add_group(Group group) {
 
 void Optimizer::add_param_group(std::vector<NamedTensor> parameters, const kernels::OptimGroup& numbers,
                                 std::string name) {
-  add_group({std::move(parameters), numbers, std::move(name)});
+  add_group({std::move(name), std::move(parameters), numbers});
   rebuild();
 }
 

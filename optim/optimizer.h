@@ -93,11 +93,11 @@ class Optimizer {
   void load_state_dict(std::span<const NamedTensor> state);
 
  protected:
-  // A group as the base keeps it.
+  // A group as the base keeps it. The name is first, so that nothing in braces is both this and a ParamGroup.
   struct Group {
+    std::string name;
     std::vector<NamedTensor> parameters;
     kernels::OptimGroup numbers;
-    std::string name;
   };
   // `states` names the blocks that an update needs besides values and gradients.
   Optimizer(std::vector<Group> groups, std::vector<std::string> states);
@@ -106,7 +106,7 @@ class Optimizer {
   static std::vector<Group> to_groups(std::vector<ParamGroup<Options>> groups, Convert numbers_of) {
     std::vector<Group> converted;
     for (auto& group : groups)
-      converted.push_back({std::move(group.parameters), numbers_of(group.options), std::move(group.name)});
+      converted.push_back({std::move(group.name), std::move(group.parameters), numbers_of(group.options)});
     return converted;
   }
 

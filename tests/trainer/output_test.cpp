@@ -40,7 +40,8 @@ TEST(ProgressBar, WithoutATerminalOneLineForEachEpochAndCheck) {
 TEST(ProgressBar, WithoutATerminalMayHaveLinesWithinAnEpoch) {
   const auto lines_with = [](double interval) {
     std::vector<std::string> lines;
-    TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {ProgressBar({.plain_interval = interval})}});
+    TrainerOptions options =
+        quiet({.max_epochs = 1, .limit_val_batches = 0, .callbacks = {ProgressBar({.plain_interval = interval})}});
     options.enable_progress_bar = true;
     options.sink = [&](std::string_view line) { lines.emplace_back(line.substr(0, line.find(" ["))); };
     Probe probe;

@@ -136,7 +136,7 @@ TEST(Summary, MayHaveRuledLines) {
                         "3         trainable params\n"))
       << table;
   std::string printed;
-  TrainerOptions options = quiet({.max_epochs = 1, .callbacks = {RichModelSummary()}});
+  TrainerOptions options = quiet({.max_epochs = 1, .limit_val_batches = 0, .callbacks = {RichModelSummary()}});
   options.sink = [&](std::string_view text) { printed += text; };
   Trainer(options).fit(model, counting_loader(1));
   EXPECT_EQ(printed, summarize(model).text() + "\n") << "not where there is no terminal";

@@ -18,8 +18,7 @@ struct LearningRateMonitorOptions {
 /// Adds `lr-<optimizer>` (a second one of its type: `lr-<optimizer>-1`; or OptimizerEntry::name) to the rows of steps
 /// or of epochs: the rate that the row's step was made with, or that its epoch began with. Behind that `/<group's
 /// name>`, or of several groups `/pg1`, `/pg2`, ...; from when on there are several, those that are added later too.
-/// With
-/// `-momentum` and `-weight_decay` behind the name, those too. Needs a logger: else ConfigError.
+/// With `-momentum` and `-weight_decay` behind the name, those too. Needs a logger: else ConfigError.
 class LearningRateMonitor final : public Callback {
  public:
   explicit LearningRateMonitor(LearningRateMonitorOptions options = {}) : options_(options) {}

@@ -49,8 +49,8 @@ struct ModelCheckpointOptions {
   std::int64_t every_n_train_steps = 0;              ///< optimizer steps; 0: not by steps
   std::optional<Duration> train_time_interval = {};  ///< since the last save
   bool auto_insert_metric_name = true;               ///< false: {key} becomes the value alone
-  bool enable_version_counter =
-      true;  ///< a name that is taken gets -v1, -v2, ...; false: it is overwritten, unless it is another's
+  /// A name that is taken gets -v1, -v2, ...; false: it is overwritten, unless it is another ModelCheckpoint's.
+  bool enable_version_counter = true;
   /// Of saves by epochs. Unset: at the epoch's end if validation runs once an epoch or not at all, else after checks.
   std::optional<bool> save_on_train_epoch_end = {};
   bool save_on_exception = false;  ///< also when an exception ends training, beside those that are kept

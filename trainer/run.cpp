@@ -263,7 +263,8 @@ FitResult train(TrainerState& s, TrainingModule& module, DataModule& data, const
     std::optional<SignalScope> scope = {};
     ~Signals() { s.signals = nullptr; }
   } signals{s};
-  const bool in_job = s.job && !instead;
+  // Of several runs at once the first has the signal.
+  const bool in_job = s.job && !instead && (s.options.handle_signals || !SignalScope::exists());
   if (s.options.handle_signals || in_job)
     s.signals = &signals.scope.emplace(s.options.handle_signals, in_job ? s.job->signal : 0);
   std::optional<Checkpoint> resumed;

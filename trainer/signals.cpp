@@ -80,6 +80,7 @@ SignalScope::~SignalScope() {
 }
 
 int SignalScope::received() const { return noted; }
+bool SignalScope::exists() { return in_use; }
 
 }  // namespace v0
 }  // namespace anneal

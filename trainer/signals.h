@@ -20,6 +20,8 @@ class SignalScope {
 
   /// The signal that came, or 0.
   int received() const;
+  /// Whether there is one in this process.
+  static bool exists();
 };
 
 }  // namespace v0

@@ -147,6 +147,19 @@ TEST_F(SlurmRun, AScontrolThatFailsIsToldOf) {
   EXPECT_TRUE(fs::exists(checkpoint()));
 }
 
+TEST_F(SlurmRun, OfRunsWithinEachOtherTheFirstIsRunAgain) {
+  Probe inner;
+  Preempted module(1);
+  const auto raise = module.in_training_step;
+  module.in_training_step = [&](const Batch& batch, StepContext& step) {
+    raise(batch, step);
+    if (step.trainer().total_batch_idx() != 0) return;
+    EXPECT_EQ(Trainer(options()).fit(inner, counting_loader(2)).reason, StopReason::max_epochs);
+  };
+  EXPECT_EQ(Trainer(options()).fit(module, counting_loader(5)).signal, SIGUSR1);
+  EXPECT_EQ(read_text(noted()), "requeue 77\n");
+}
+
 int calls_of_own = 0;
 
 TEST_F(SlurmRun, LeavesOtherHandlersAndJobsAlone) {

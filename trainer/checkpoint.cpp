@@ -8,17 +8,13 @@
 
 #include "anneal/core/error.h"
 #include "anneal/core/safetensors.h"
-#include "anneal/core/version.h"
 #include "anneal/trainer/checkpoint_json.h"
 
 namespace anneal {
 inline namespace v0 {
 
-using nlohmann::json;
-
 namespace {
 
-constexpr int format_version = 2;
 constexpr std::string_view optimizer_prefix = "optimizer.", accumulation_prefix = "accumulation.",
                            generator_prefix = "generator.", scaler_prefix = "scaler.";
 
@@ -50,9 +46,6 @@ const std::string* extra_of(const Checkpoint& c, std::string_view name) {
 
 }  // namespace
 
-std::string to_text(const StateMap& state) { return to_json(state).dump(); }
-StateMap state_from(const std::string& text) { return to_state(json::parse(text)); }
-
 void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   std::vector<NamedTensor> tensors = c.model;
   for (const NamedTensor& entry : tensors)
@@ -71,42 +64,14 @@ void save_checkpoint(const std::filesystem::path& path, const Checkpoint& c) {
   generator.data<std::int64_t>()[1] = std::bit_cast<std::int64_t>(c.generator.offset());
   tensors.push_back({std::string(generator_prefix) + "train", generator});
 
-  json j{{"format_version", format_version},
-         {"anneal_version", version},
-         {"weights_only", c.weights_only},
-         {"epoch", c.counters.epoch.completed},
-         {"global_step", c.counters.global_step},
-         {"seed", c.seed},
-         {"precision", c.precision},
-         {"time", c.time},
-         {"ranks", c.ranks},
-         {"loops", to_json(c.counters)},
-         {"loader",
-          {{"size", c.loader.size},
-           {"batch_size", c.loader.batch_size},
-           {"seed", c.loader.seed},
-           {"stream", to_json(c.loader.stream)}}},
-         {"logging", to_json(c.logging)},
-         {"user", to_json(c.user)},
-         {"datamodule", to_json(c.data)},
-         {"hyper_parameters", hparams_json(c.hparams)},
-         {"datamodule_hyper_parameters", hparams_json(c.data_hparams)},
-         {"given", hparams_json(c.given)},
-         {"extra", json::array()},
-         {"optimizers", json::array()},
-         {"loggers", json::array()},
-         {"callbacks", json::object()},
-         {"checksums", json::object()}};
-  for (const NamedTensor& entry : tensors) j["checksums"][entry.name] = checksum(entry.tensor);
-  for (const Checkpoint::Optimizer& optimizer : c.optimizers) j["optimizers"].push_back(to_json(optimizer));
-  for (const auto& [section, entries] : c.extra) j["extra"].push_back(section);
-  for (const StateMap& logger : c.loggers) j["loggers"].push_back(to_json(logger));
-  for (const auto& [key, state] : c.callbacks) j["callbacks"][key] = to_json(state);
-  try {
-    save_safetensors(path, tensors, {{"anneal", j.dump()}, {"format", "anneal"}});
-  } catch (const json::exception& error) {
-    throw Error(format("{}: a callback's state is not text: {}", path.string(), error.what()));
-  }
+  Checksums checksums;
+  for (const NamedTensor& entry : tensors) checksums[entry.name] = checksum(entry.tensor);
+  const std::string metadata = [&] {
+    try {
+      return to_metadata(c, checksums);
+    } catch (const Error& error) { throw Error(format("{}: {}", path.string(), error.what())); }
+  }();
+  save_safetensors(path, tensors, {{"anneal", metadata}, {"format", "anneal"}});
 }
 
 Checkpoint load_checkpoint(const std::filesystem::path& path) {
@@ -115,32 +80,12 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
   check(found != file.metadata.end(), "{}: not a checkpoint: the metadata has no entry anneal", path.string());
   Checkpoint c;
   try {
-    const json j = json::parse(found->second);
-    const int version = j.at("format_version");
-    check(version == format_version, "its format version is {}, this library reads {}", version, format_version);
-    const json checksums = j.value("checksums", json::object());
-    for (const NamedTensor& entry : file.tensors)
-      check(!checksums.contains(entry.name) || checksums[entry.name] == checksum(entry.tensor),
+    const Checksums checksums = read_metadata(found->second, c);
+    for (const NamedTensor& entry : file.tensors) {
+      const auto written = checksums.find(entry.name);
+      check(written == checksums.end() || written->second == checksum(entry.tensor),
             "the data of {} is not what was written", entry.name);
-    c.weights_only = j.value("weights_only", false);
-    c.seed = j.at("seed");
-    c.precision = j.value("precision", "");
-    c.time = j.value("time", 0.0);
-    c.ranks = j.value("ranks", 1);
-    c.counters = to_counters(j.at("loops"));
-    const json& loader = j.at("loader");
-    c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed"),
-                to_state(loader.value("stream", json::object()))};
-    c.logging = to_logging(j.at("logging"));
-    c.user = to_state(j.at("user"));
-    c.data = to_state(j.value("datamodule", json::object()));
-    c.hparams = to_hparams(j.value("hyper_parameters", json::array()));
-    c.data_hparams = to_hparams(j.value("datamodule_hyper_parameters", json::array()));
-    c.given = to_hparams(j.value("given", json::array()));
-    for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
-    for (const json& section : j.at("extra")) c.extra[section.get<std::string>()];
-    for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));
-    for (const auto& [key, state] : j.at("callbacks").items()) c.callbacks[key] = to_state(state);
+    }
 
     const Tensor* generator = file.find("generator.train");
     check(generator && generator->dtype() == DType::i64 && generator->numel() == 2,
@@ -167,8 +112,6 @@ Checkpoint load_checkpoint(const std::filesystem::path& path) {
         c.model.push_back(std::move(entry));
       }
     }
-  } catch (const json::exception& error) {
-    throw Error(format("{}: not a checkpoint, or a damaged one: {}", path.string(), error.what()));
   } catch (const Error& error) {
     throw Error(format("{}: not a checkpoint, or a damaged one: {}", path.string(), error.what()));
   }

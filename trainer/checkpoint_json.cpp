@@ -1,15 +1,18 @@
 #include "anneal/trainer/checkpoint_json.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "anneal/core/error.h"
+#include "anneal/core/version.h"
 
 namespace anneal {
 inline namespace v0 {
+namespace {
 
 using nlohmann::json;
 
-namespace {
+constexpr int format_version = 2;
 
 // JSON has no NaN and no infinity.
 json number(double value) {
@@ -100,8 +103,6 @@ kernels::OptimGroup to_group(const json& j) {
           .maximize = j.at("maximize"),
           .decoupled = j.at("decoupled")};
 }
-
-}  // namespace
 
 json to_json(const StateMap& state) {
   json j = json::object();
@@ -249,6 +250,75 @@ Checkpoint::Optimizer to_optimizer(const json& j) {
   for (const json& group : j.at("groups")) o.groups.push_back(to_group(group));
   return o;
 }
+
+}  // namespace
+
+std::string to_text(const StateMap& state) { return to_json(state).dump(); }
+StateMap state_from(const std::string& text) { return to_state(json::parse(text)); }
+
+std::string to_metadata(const Checkpoint& c, const Checksums& checksums) {
+  json j{{"format_version", format_version},
+         {"anneal_version", version},
+         {"weights_only", c.weights_only},
+         {"epoch", c.counters.epoch.completed},
+         {"global_step", c.counters.global_step},
+         {"seed", c.seed},
+         {"precision", c.precision},
+         {"time", c.time},
+         {"ranks", c.ranks},
+         {"loops", to_json(c.counters)},
+         {"loader",
+          {{"size", c.loader.size},
+           {"batch_size", c.loader.batch_size},
+           {"seed", c.loader.seed},
+           {"stream", to_json(c.loader.stream)}}},
+         {"logging", to_json(c.logging)},
+         {"user", to_json(c.user)},
+         {"datamodule", to_json(c.data)},
+         {"hyper_parameters", hparams_json(c.hparams)},
+         {"datamodule_hyper_parameters", hparams_json(c.data_hparams)},
+         {"given", hparams_json(c.given)},
+         {"extra", json::array()},
+         {"optimizers", json::array()},
+         {"loggers", json::array()},
+         {"callbacks", json::object()},
+         {"checksums", checksums}};
+  for (const Checkpoint::Optimizer& optimizer : c.optimizers) j["optimizers"].push_back(to_json(optimizer));
+  for (const auto& [section, entries] : c.extra) j["extra"].push_back(section);
+  for (const StateMap& logger : c.loggers) j["loggers"].push_back(to_json(logger));
+  for (const auto& [key, state] : c.callbacks) j["callbacks"][key] = to_json(state);
+  try {
+    return j.dump();
+  } catch (const json::exception& error) {
+    throw Error(std::string("a callback's state is not text: ") + error.what());
+  }
+}
+
+Checksums read_metadata(const std::string& text, Checkpoint& c) try {
+  const json j = json::parse(text);
+  const int version = j.at("format_version");
+  check(version == format_version, "its format version is {}, this library reads {}", version, format_version);
+  c.weights_only = j.value("weights_only", false);
+  c.seed = j.at("seed");
+  c.precision = j.value("precision", "");
+  c.time = j.value("time", 0.0);
+  c.ranks = j.value("ranks", 1);
+  c.counters = to_counters(j.at("loops"));
+  const json& loader = j.at("loader");
+  c.loader = {loader.at("size"), loader.at("batch_size"), loader.at("seed"),
+              to_state(loader.value("stream", json::object()))};
+  c.logging = to_logging(j.at("logging"));
+  c.user = to_state(j.at("user"));
+  c.data = to_state(j.value("datamodule", json::object()));
+  c.hparams = to_hparams(j.value("hyper_parameters", json::array()));
+  c.data_hparams = to_hparams(j.value("datamodule_hyper_parameters", json::array()));
+  c.given = to_hparams(j.value("given", json::array()));
+  for (const json& optimizer : j.at("optimizers")) c.optimizers.push_back(to_optimizer(optimizer));
+  for (const json& section : j.at("extra")) c.extra[section.get<std::string>()];
+  for (const json& logger : j.at("loggers")) c.loggers.push_back(to_state(logger));
+  for (const auto& [key, state] : j.at("callbacks").items()) c.callbacks[key] = to_state(state);
+  return j.value("checksums", Checksums());
+} catch (const json::exception& error) { throw Error(error.what()); }
 
 }  // namespace v0
 }  // namespace anneal

@@ -1,23 +1,22 @@
-// The parts of a checkpoint as JSON, and back. Private.
+// What a checkpoint's file says besides its tensors, as JSON. Not for users.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <map>
+#include <string>
 
 #include "anneal/trainer/checkpoint.h"
 
 namespace anneal {
 inline namespace v0 {
 
-nlohmann::json to_json(const StateMap& state);
-StateMap to_state(const nlohmann::json& j);
-nlohmann::json to_json(const Counters& counters);
-Counters to_counters(const nlohmann::json& j);
-nlohmann::json to_json(const MetricLog::State& state);
-MetricLog::State to_logging(const nlohmann::json& j);
-nlohmann::json to_json(const Checkpoint::Optimizer& optimizer);
-Checkpoint::Optimizer to_optimizer(const nlohmann::json& j);
-nlohmann::json hparams_json(const HParams& hparams);
-HParams to_hparams(const nlohmann::json& j);
+/// Of the file's tensors, by their names.
+using Checksums = std::map<std::string, std::string>;
+
+/// Throws Error for a state that is not UTF-8.
+std::string to_metadata(const Checkpoint& checkpoint, const Checksums& checksums);
+/// The checksums; the rest goes into the checkpoint, with sections and optimizers that have no tensors yet. Throws
+/// Error for anything else than what `to_metadata` gives.
+Checksums read_metadata(const std::string& text, Checkpoint& checkpoint);
 
 }  // namespace v0
 }  // namespace anneal

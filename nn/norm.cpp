@@ -48,8 +48,9 @@ Tensor BatchNorm::normalise(const Tensor& x) const {
   const bool by_batch = training() || !options_.running_stats, moves = training() && tracks_;
   if (moves && options_.running_stats)
     num_batches_tracked.add_(scalar(1, {.dtype = DType::i64, .device = num_batches_tracked.device()}));
-  const BatchNormOptions options{.training = by_batch, .momentum = options_.momentum, .eps = options_.eps};
-  if (by_batch && !moves) return batch_norm(x, {}, {}, weight, bias, options);
+  BatchNormOptions options{.training = by_batch, .eps = options_.eps};
+  if (by_batch && !(moves && options_.running_stats)) return batch_norm(x, {}, {}, weight, bias, options);
+  if (by_batch) options.momentum = options_.momentum ? *options_.momentum : 1 / num_batches_tracked.item();
   return batch_norm(x, running_mean, running_var, weight, bias, options);
 }
 

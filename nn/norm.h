@@ -1,6 +1,7 @@
 // Normalisation layers.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -35,7 +36,8 @@ class LayerNorm : public Module {
 
 struct BatchNormLayerOptions {
   double eps = 1e-5;
-  double momentum = 0.1;
+  /// The share of a batch's statistics in the running ones; none: those are the mean of all batches.
+  std::optional<double> momentum = 0.1;
   bool affine = true;         ///< with weight (ones at first) and bias (zeros)
   bool running_stats = true;  ///< without: the batch's statistics in evaluation too
 };
@@ -48,9 +50,8 @@ class BatchNorm : public Module {
   Buffer running_var;
   Buffer num_batches_tracked;  ///< i64, a scalar
 
-  /// The share of a batch's statistics in the running ones.
-  double momentum() const { return options_.momentum; }
-  void set_momentum(double momentum) { options_.momentum = momentum; }
+  std::optional<double> momentum() const { return options_.momentum; }
+  void set_momentum(std::optional<double> momentum) { options_.momentum = momentum; }
   /// False: training leaves the running statistics as they are, as in a part that is frozen.
   void set_track_running_stats(bool on) { tracks_ = on; }
   bool track_running_stats() const { return tracks_; }

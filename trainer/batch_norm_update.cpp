@@ -1,5 +1,6 @@
 #include "anneal/trainer/batch_norm_update.h"
 
+#include <optional>
 #include <vector>
 
 #include "anneal/core/autograd.h"
@@ -32,21 +33,19 @@ void update_batch_norm(TrainerState& s) {
   const MetricLog::Mute mute(s.log);
   Generator generator = epoch_generator(s.seed + 0x94d049bb133111eb, s.counters.epoch.completed, 0);
   const GeneratorScope scope(generator);
-  std::vector<double> momenta;
+  std::vector<std::optional<double>> momenta;
   for (nn::BatchNorm* norm : norms) {
     momenta.push_back(norm->momentum());
+    norm->set_momentum(std::nullopt);
     norm->reset_running_stats();
   }
   s.module->train();
   BatchIterator it = s.train->begin(s.counters.epoch.completed, 0);
-  std::int64_t seen = 0;
   for (std::int64_t i = 0; i < s.train_batches; ++i) {
     if (i > 0) ++it;
     if (it == std::default_sentinel) break;  // a stream's end
     if (it->empty()) continue;
     s.transfer(*it);
-    ++seen;
-    for (nn::BatchNorm* norm : norms) norm->set_momentum(1 / static_cast<double>(seen));  // a mean of all
     StepContext step(s.trainer, i, 0, it.samples());
     {
       const Autocast autocast = s.autocast();

@@ -101,6 +101,23 @@ TEST(Layers, BatchNormKeepsStatistics) {
   EXPECT_NE(message_of<Error>([&] { norm(rows); }), "");
 }
 
+TEST(Layers, BatchNormWithoutMomentumAveragesAllBatches) {
+  nn::BatchNorm1d norm(2, {.momentum = std::nullopt});
+  Doubles means(2), variances(2);
+  for (int batch = 0; batch < 3; ++batch) {
+    const Tensor x = draw({5, 2}) * (batch + 1) + batch;
+    norm(x);
+    for (std::size_t c = 0; c < 2; ++c) {
+      means[c] += mean(x, {0}).to_vector()[c] / 3;
+      variances[c] += var(x, {0}).to_vector()[c] / 3;
+    }
+  }
+  for (std::size_t c = 0; c < 2; ++c) {
+    EXPECT_NEAR(norm.running_mean.to_vector()[c], means[c], 1e-6);
+    EXPECT_NEAR(norm.running_var.to_vector()[c], variances[c], 1e-5);
+  }
+}
+
 TEST(Layers, DropoutOnlyInTraining) {
   nn::Dropout layer(0.25);
   const Tensor x = ones({100, 100});

@@ -34,8 +34,9 @@ struct AveragedWeights::Range::Tables {
   DeviceTable<kernels::OptimGroup> groups;
 };
 
-AveragedWeights::AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule, const Optimizer* optimizer)
-    : rule_(std::move(rule)), optimizer_(optimizer) {
+AveragedWeights::AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule, const Optimizer* optimizer,
+                                 std::optional<Device> device)
+    : rule_(std::move(rule)), optimizer_(optimizer), device_(device) {
   for (NamedTensor& t : tensors) {
     check(t.tensor.is_contiguous(), "averages: {} is not contiguous", t.name);
     for (const Entry& e : entries_)
@@ -66,7 +67,11 @@ void AveragedWeights::find_ranges() {
       return left.contains(&slot.parameter.impl()) && arena.holds(slot);
     };
     if (!std::all_of(arena.slots().begin(), arena.slots().end(), is_ours)) continue;
-    const Tensor block = arena.new_block(5, average_dtype(arena.dtype()));  // after the optimizer's own
+    const Tensor& values = arena.values();
+    const DType dtype = average_dtype(arena.dtype());
+    const Device device = device_for(values);
+    const Tensor block = device == values.device() ? arena.new_block(5, dtype)  // after the optimizer's own
+                                                   : zeros(values.shape(), {.dtype = dtype, .device = device});
     std::vector<kernels::Block> blocks;
     for (const Arena::Slot& slot : arena.slots()) {
       blocks.push_back({slot.begin, slot.end, 0, true});
@@ -77,7 +82,7 @@ void AveragedWeights::find_ranges() {
   for (Entry& e : entries_) {
     const Tensor& own = e.own.tensor;
     if (!left.contains(&own.impl())) continue;
-    const Tensor average = zeros({own.numel()}, {.dtype = average_dtype(own.dtype()), .device = own.device()});
+    const Tensor average = zeros({own.numel()}, {.dtype = average_dtype(own.dtype()), .device = device_for(own)});
     place(e, average.view(own.shape()));
     add_range(own.detach().view({own.numel()}), average, {{0, own.numel(), 0, true}});
   }
@@ -97,7 +102,7 @@ void AveragedWeights::add_range(const Tensor& values, const Tensor& averages, st
 void AveragedWeights::blend(Range& range, double share) {
   const Device device = range.averages.device();
   const DType dtype = range.averages.dtype();
-  const Tensor values = range.values.to(dtype);
+  const Tensor values = range.values.to(device).to(dtype);
   kernels::OptimGroup group{};
   group.lr = share;
   group.weight_decay = 1;
@@ -127,7 +132,7 @@ void AveragedWeights::update() {
   }
   for (const Entry& e : entries_) {
     if (count_ == 0 || share || !is_floating(e.average.dtype())) continue;
-    const Tensor value = e.own.tensor.detach().to(e.average.dtype());
+    const Tensor value = e.own.tensor.detach().to(e.average.device()).to(e.average.dtype());
     e.average.copy_(std::get<AveragingFunction>(rule_)(e.average, value, count_));
   }
   ++count_;
@@ -138,7 +143,7 @@ void AveragedWeights::swap() {
   if (swapped_) check(!moved(), "averages: a tensor was moved or converted while it held its average");
   else if (moved()) find_ranges();
   for (Range& range : ranges_) {
-    if (!swapped_) range.swapped_out = range.values.clone();
+    if (!swapped_) range.swapped_out = range.values.to(range.averages.device()).clone();
     range.values.copy_(swapped_ ? range.swapped_out : range.averages);
     if (swapped_) range.swapped_out = {};
   }

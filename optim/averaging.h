@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <variant>
 #include <vector>
@@ -33,9 +34,10 @@ AveragingRule ema_avg(double decay = 0.999, bool warmup = false);
 class AveragedWeights {
  public:
   /// Parameters that lie in the arenas of `optimizer`, which must outlive this, are averaged in one pass for each
-  /// arena; other tensors, which must be contiguous, one by one. Memory is taken by the first update.
+  /// arena; other tensors, which must be contiguous, one by one. Memory is taken by the first update: on `device`, to
+  /// which an update then copies the values, or by default on that of each tensor.
   explicit AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule = swa_avg(),
-                           const Optimizer* optimizer = nullptr);
+                           const Optimizer* optimizer = nullptr, std::optional<Device> device = {});
   AveragedWeights(AveragedWeights&&) noexcept = default;
   AveragedWeights& operator=(AveragedWeights&&) noexcept = default;
 
@@ -74,11 +76,13 @@ class AveragedWeights {
   bool moved() const;
   void find_ranges();
   void add_range(const Tensor& values, const Tensor& averages, std::vector<kernels::Block> blocks);
+  Device device_for(const Tensor& values) const { return device_.value_or(values.device()); }
   void blend(Range& range, double share);
 
   std::vector<Entry> entries_;
   AveragingRule rule_;
   const Optimizer* optimizer_;
+  std::optional<Device> device_;
   std::vector<Range> ranges_;
   std::int64_t count_ = 0;
   bool swapped_ = false;

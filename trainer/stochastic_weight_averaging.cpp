@@ -42,7 +42,7 @@ void StochasticWeightAveraging::on_fit_start(Trainer& trainer, TrainingModule& m
   check<ConfigError>(options_.swa_lrs.size() == 1 || options_.swa_lrs.size() == trainer.optimizer()->groups(),
                      "swa_lrs: expected one, or one for each of {} groups, got {}", trainer.optimizer()->groups(),
                      options_.swa_lrs.size());
-  averages_.emplace(module.parameters(), options_.rule, trainer.optimizer());
+  averages_.emplace(module.parameters(), options_.rule, trainer.optimizer(), options_.device);
   if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
   if (started_) replace_schedule(trainer);
 }

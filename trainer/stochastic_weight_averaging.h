@@ -21,6 +21,7 @@ struct StochasticWeightAveragingOptions {
   optim::AveragingRule rule = optim::swa_avg();
   /// Validation within fit sees the average, each time with BatchNorm's statistics computed anew.
   bool evaluate_average = false;
+  std::optional<Device> device = {};  ///< where the average is; none: where the module is
 };
 
 /// From an epoch on the learning rate goes to a constant, and the weights at the end of each epoch are averaged; after

@@ -172,16 +172,20 @@ Checkpoint snapshot_of(TrainerState& s, const SaveOptions& options) {
   return c;
 }
 
+bool writes(const Trainer& trainer, const SaveOptions& options) {
+  return trainer.is_global_zero() || (options.save_per_node && trainer.local_rank() == 0);
+}
+
 }  // namespace
 
 void Trainer::save_checkpoint(const std::filesystem::path& path, const SaveOptions& options) {
   check_may_save(*state_);
-  if (is_global_zero()) state_->checkpoint_io->save(path, snapshot_of(*state_, options));
+  if (writes(*this, options)) state_->checkpoint_io->save(path, snapshot_of(*state_, options));
 }
 
 std::function<void()> Trainer::save_checkpoint_later(const std::filesystem::path& path, const SaveOptions& options) {
   check_may_save(*state_);
-  if (!is_global_zero()) return [] {};
+  if (!writes(*this, options)) return [] {};
   auto checkpoint = std::make_shared<Checkpoint>(snapshot_of(*state_, options));
   own_tensors(*checkpoint);
   return [io = state_->checkpoint_io, checkpoint, path] { io->save(path, *checkpoint); };

@@ -71,6 +71,8 @@ struct SaveOptions {
   bool weights_only = false;  ///< no run can be resumed from it: FitOptions::weights_only or load_state_dict reads it
   HParams extra = {};         ///< values and tensors that load_checkpoint gives back
   StateDict extra_tensors = {};
+  /// On each machine its first rank writes the file, for disks that machines do not share; else rank 0 alone does.
+  bool save_per_node = false;
 };
 
 struct LoadOptions {

@@ -32,7 +32,7 @@ StateDict WeightAveraging::tensors_of(const TrainingModule& module) const {
 }
 
 void WeightAveraging::on_fit_start(Trainer& trainer, TrainingModule& module) {
-  averages_.emplace(tensors_of(module), options_.rule, trainer.optimizer());
+  averages_.emplace(tensors_of(module), options_.rule, trainer.optimizer(), options_.device);
   if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
 }
 
@@ -116,7 +116,8 @@ void WeightAveraging::on_load_checkpoint(Trainer& trainer, TrainingModule& modul
 EMAWeightAveraging::EMAWeightAveraging(EMAWeightAveragingOptions options)
     : WeightAveraging({.rule = optim::ema_avg(options.decay, options.warmup),
                        .use_buffers = options.use_buffers,
-                       .evaluate_average = options.evaluate_average}),
+                       .evaluate_average = options.evaluate_average,
+                       .device = options.device}),
       options_(options) {
   check<ConfigError>(options.update_every_n_steps >= 0, "update_every_n_steps: expected at least 0, got {}",
                      options.update_every_n_steps);

@@ -15,6 +15,7 @@ struct WeightAveragingOptions {
   optim::AveragingRule rule = optim::swa_avg();  ///< how an average takes in new weights
   bool use_buffers = true;                       ///< averages floating buffers too; false: they stay the model's own
   bool evaluate_average = true;                  ///< the checks within fit use the averages, once there are any
+  std::optional<Device> device = {};             ///< where the averages are; none: where the module is
 };
 
 /// Averages the weights after every step, or when `should_update` of a derived class says so. During a check the module
@@ -62,6 +63,7 @@ struct EMAWeightAveragingOptions {
   bool use_buffers = true;
   bool warmup = false;  ///< the decay is at most (1 + updates) / (10 + updates)
   bool evaluate_average = true;
+  std::optional<Device> device = {};
 };
 
 /// Exponential moving averages: the first update copies, then average = decay * average + (1 - decay) * weight.

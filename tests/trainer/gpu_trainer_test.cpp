@@ -148,6 +148,50 @@ TEST(LoggingOnGpu, WaitsInNoStep) {
   EXPECT_GE(own, 99);
 }
 
+TEST(AveragesOnGpu, MayBeKeptOnTheCpu) {
+  if (device_count(DeviceKind::cuda) == 0) GTEST_SKIP() << "NOT TESTED: there is no GPU";
+  const auto weights_with = [](std::optional<Device> device) {
+    Trainer trainer({.accelerator = "cuda",
+                     .max_epochs = 2,
+                     .logger = false,
+                     .callbacks = {EMAWeightAveraging({.decay = 0.5, .device = device})},
+                     .enable_checkpointing = false,
+                     .enable_progress_bar = false,
+                     .seed = 1,
+                     .sink = [](std::string_view) {}});
+    manual_seed(2);
+    Classifier model;
+    trainer.fit(model, points(44), points(20));
+    EXPECT_EQ(model.parameters()[0].tensor.device(), Device{DeviceKind::cuda});
+    std::vector<double> values = {trainer.callback_metrics()["val_loss"]};
+    for (const NamedTensor& entry : model.state_dict())
+      for (const double value : entry.tensor.to_vector()) values.push_back(value);
+    return values;
+  };
+  const std::vector<double> beside = weights_with({}), apart = weights_with(Device{});
+  ASSERT_EQ(beside.size(), apart.size());
+  for (std::size_t i = 0; i < beside.size(); ++i) EXPECT_NEAR(beside[i], apart[i], 1e-6) << i;
+
+  // The averages themselves, of an arena's parameters and of another tensor.
+  const Device gpu{DeviceKind::cuda};
+  const Tensor p = full({3}, 1, {.device = gpu, .requires_grad = true}), other = full({2}, 1, {.device = gpu});
+  const optim::SGD sgd({{"p", p}}, {});
+  optim::AveragedWeights averages({{"p", p}, {"other", other}}, optim::swa_avg(), &sgd, Device{});
+  for (const double value : {1.0, 3.0}) {
+    p.detach().fill_(value);
+    other.fill_(value);
+    averages.update();
+  }
+  for (const auto& [name, average] : averages.averages()) {
+    EXPECT_EQ(average.device(), Device{}) << name;
+    EXPECT_EQ(average.to_vector()[0], 2) << name;
+  }
+  averages.swap();
+  EXPECT_EQ(p.to_vector(), (std::vector<double>{2, 2, 2}));
+  averages.swap();
+  EXPECT_EQ(p.to_vector(), (std::vector<double>{3, 3, 3}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Precisions, TrainerOnGpu, ::testing::Values("32-true", "bf16-mixed", "16-mixed"));
 
 }  // namespace

@@ -11,6 +11,9 @@ Storage::Storage(std::size_t bytes, Device device, Allocator& from) : bytes_(byt
   data_ = static_cast<std::byte*>(from_->allocate(bytes));
 }
 
+Storage::Storage(std::shared_ptr<void> owner, void* data, std::size_t bytes, Device device)
+    : data_(static_cast<std::byte*>(data)), bytes_(bytes), device_(device), owner_(std::move(owner)) {}
+
 Storage::Storage(Ref<Storage> whole, std::size_t offset, std::size_t bytes)
     : data_(whole->data() + offset), bytes_(bytes), device_(whole->device()), whole_(std::move(whole)) {
   check(offset + bytes <= whole_->bytes(), "storage: part [{}, {}) of {} bytes", offset, offset + bytes,

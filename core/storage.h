@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "anneal/core/allocator.h"
 #include "anneal/core/pool.h"
@@ -17,6 +18,8 @@ class Storage final : public RefCounted {
   Storage(std::size_t bytes, Device device);
   /// The same from an allocator of that device's memory.
   Storage(std::size_t bytes, Device device, Allocator& from);
+  /// Memory of somebody else's, kept alive by `owner`.
+  Storage(std::shared_ptr<void> owner, void* data, std::size_t bytes, Device device);
   /// The bytes [offset, offset + bytes) of `whole`, which is kept alive.
   Storage(Ref<Storage> whole, std::size_t offset, std::size_t bytes);
   ~Storage() override;
@@ -36,6 +39,7 @@ class Storage final : public RefCounted {
   std::uint32_t version_ = 0;
   Allocator* from_ = nullptr;
   Ref<Storage> whole_;
+  std::shared_ptr<void> owner_;
 };
 
 }  // namespace v0

@@ -204,6 +204,19 @@ Tensor empty(const Shape& shape, TensorOptions options) {
   return out;
 }
 
+Tensor from_blob(void* data, const Shape& shape, TensorOptions options, std::shared_ptr<void> owner) {
+  for (std::int64_t size : shape) check(size >= 0, "from_blob: negative size in {}", shape);
+  const auto bytes = static_cast<std::size_t>(shape.numel()) * size_of(options.dtype);
+  check(bytes == 0 || data, "from_blob: expected the address of {} bytes, got null", bytes);
+  check(reinterpret_cast<std::uintptr_t>(data) % size_of(options.dtype) == 0,
+        "from_blob: expected an address aligned to the {} bytes of {}, got {}", size_of(options.dtype),
+        name_of(options.dtype), data);
+  Tensor out(make_ref<TensorImpl>(make_ref<Storage>(std::move(owner), data, bytes, options.device), 0, shape,
+                                  shape.contiguous_strides(), options.dtype));
+  if (options.requires_grad) out.set_requires_grad();
+  return out;
+}
+
 Tensor full(const Shape& shape, double value, TensorOptions options) {
   const NoGrad no_grad;
   Tensor out = empty(shape, options);

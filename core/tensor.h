@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <ostream>
 #include <span>
 #include <vector>
@@ -182,6 +183,9 @@ Tensor empty(const Shape& shape, TensorOptions options = {});
 Tensor zeros(const Shape& shape, TensorOptions options = {});
 Tensor ones(const Shape& shape, TensorOptions options = {});
 Tensor full(const Shape& shape, double value, TensorOptions options = {});
+/// Over memory that is there: `data` are its elements, aligned for their dtype and without gaps. `owner` keeps them
+/// alive as long as the tensor or a view of it lives; without one they must outlive those.
+Tensor from_blob(void* data, const Shape& shape, TensorOptions options = {}, std::shared_ptr<void> owner = {});
 /// 0, 1, ..., n - 1
 Tensor arange(std::int64_t n, TensorOptions options = {.dtype = DType::i64});
 /// A tensor with these elements, in row-major order. Throws Error when their number does not fit.

@@ -71,7 +71,7 @@ void Optimizer::add_param_group(std::vector<NamedTensor> parameters, const kerne
 }
 
 void Optimizer::rebuild() {
-  const StateDict old = state_dict();
+  const StateDict old = Optimizer::state_dict();
   if (!deferral_) deferral_ = make_ref<Deferral>();
   std::map<DType, std::vector<Arena::Slot>> units;
   for (std::size_t g = 0; g < parameters_.size(); ++g)
@@ -92,11 +92,11 @@ void Optimizer::rebuild() {
   }
   make_twins();
   if (old.empty()) return;
-  StateDict kept = state_dict();
+  StateDict kept = Optimizer::state_dict();
   for (NamedTensor& entry : kept)
     for (const NamedTensor& was : old)
       if (was.name == entry.name) entry.tensor = was.tensor;
-  load_state_dict(kept);
+  Optimizer::load_state_dict(kept);
 }
 
 void Optimizer::keep_twins(DType dtype) {
@@ -203,7 +203,11 @@ void Optimizer::apply_deferred() {
 
 void Optimizer::step(const StepOptions& given) {
   deferral_->pending = false;
-  const StepOptions options = std::exchange(deferral_->options, std::nullopt).value_or(given);
+  take_step(std::exchange(deferral_->options, std::nullopt).value_or(given));
+}
+
+void Optimizer::take_step(const StepOptions& options) {
+  if (options.closure) options.closure();
   find_active();
   const kernels::StepState* state = prepare(options, std::exchange(deferral_->applied, nullptr));
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
@@ -263,7 +267,7 @@ void Optimizer::load_state_dict(std::span<const NamedTensor> state) {
   std::map<std::string, Tensor> given;
   for (const NamedTensor& entry : state) given.emplace(entry.name, entry.tensor);
   std::string problems;
-  const StateDict own = state_dict();
+  const StateDict own = Optimizer::state_dict();
   for (const NamedTensor& entry : own) {
     const auto it = given.find(entry.name);
     if (it == given.end()) problems += "\n  missing: " + entry.name;

@@ -1,6 +1,7 @@
 // What all optimizers share: parameter groups over arenas, the step, and the state that checkpoints keep.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,6 +26,9 @@ struct ParamGroup {
   std::string name = {};  ///< in logs: "lr-AdamW/decayed"; no two groups have the same
 };
 
+/// Forgets the gradients, computes the loss and its gradients anew, and returns it.
+using Closure = std::function<Tensor()>;
+
 /// What one step does to gradients first, in the same pass as the update: they stay as they are in memory.
 struct StepOptions {
   double average = 1;            ///< a factor: 1 / k after k backward passes
@@ -33,6 +37,7 @@ struct StepOptions {
   double clip_value = 0;         ///< largest magnitude of an element (torch's clip_grad_value_); 0: no limit
   GradScaler* scaler = nullptr;  ///< that scaled the loss: gradients are divided by its scale
   bool update_scale = true;      ///< false: the scaler's `update` will, after the steps of several optimizers
+  Closure closure = {};          ///< is called first, once, or as often as an optimizer that needs it likes
 };
 
 /// Updates parameters from their gradients, in one pass over an arena for each dtype. Parameters without a gradient are
@@ -46,6 +51,8 @@ class Optimizer {
   /// One update; with a scaler none, if a gradient is not finite. Throws Error, before changing anything, when a
   /// parameter was unfrozen, moved or converted since: call `rebuild` then.
   void step(const StepOptions& options = {});
+  /// Whether it looks at the loss more than once a step, so that StepOptions::closure must be there.
+  virtual bool needs_closure() const { return false; }
   /// Leaves the options to the next `step()`. Who reads a gradient before gets it averaged and unscaled; it is clipped
   /// by the step.
   void defer(const StepOptions& options);
@@ -88,9 +95,9 @@ class Optimizer {
   /// The type's name: "AdamW".
   virtual const char* name() const = 0;
   /// Tensors by name: "exp_avg.<parameter>", ..., and "step.<parameter>" (i64). Copies.
-  StateDict state_dict() const;
+  virtual StateDict state_dict() const;
   /// Throws Error, and changes nothing, if a name is missing, unexpected or of another shape.
-  void load_state_dict(std::span<const NamedTensor> state);
+  virtual void load_state_dict(std::span<const NamedTensor> state);
 
  protected:
   // A group as the base keeps it. The name is first, so that nothing in braces is both this and a ParamGroup.
@@ -112,6 +119,8 @@ class Optimizer {
 
   // Which of a group's numbers is its momentum.
   virtual double kernels::OptimGroup::*momentum_number() const { return &kernels::OptimGroup::momentum; }
+  // A step, once it is known with what options. By default a launch_step for each arena.
+  virtual void take_step(const StepOptions& options);
   // Updates one arena on its device; `states` are its blocks in the order of their names.
   virtual void launch_step(Device device, const kernels::OptimStep& step, std::span<const Tensor> states) const = 0;
 

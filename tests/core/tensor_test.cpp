@@ -90,6 +90,32 @@ TEST(TensorMaking, Values) {
   expect_contains(error_of([] { zeros({2}, {.dtype = DType::i64, .requires_grad = true}); }), "i64");
 }
 
+TEST(TensorMaking, OverMemoryThatIsThere) {
+  auto memory = std::make_shared<std::vector<float>>(6, 1.5f);
+  const std::weak_ptr<std::vector<float>> watch = memory;
+  float* const data = memory->data();
+  Tensor row;
+  {
+    const Tensor x = from_blob(data, {2, 3}, {}, std::move(memory));
+    x.fill_(2);
+    EXPECT_EQ(data[5], 2);
+    row = x.select(0, 1);
+  }
+  data[4] = 7;
+  EXPECT_EQ(row.to_vector(), (std::vector<double>{2, 7, 2})) << "the view keeps the memory";
+  EXPECT_FALSE(watch.expired());
+  row = {};
+  EXPECT_TRUE(watch.expired());
+
+  double own[] = {3};
+  const Tensor leaf = from_blob(own, {1}, {.dtype = DType::f64, .requires_grad = true});
+  (leaf * leaf).backward();
+  EXPECT_EQ(leaf.grad().item(), 6);
+  EXPECT_EQ(from_blob(nullptr, {0, 4}).numel(), 0);
+  expect_contains(error_of([&] { from_blob(nullptr, {4}); }), "16 bytes");
+  expect_contains(error_of([&] { from_blob(reinterpret_cast<char*>(own) + 1, {1}); }), "aligned");
+}
+
 TEST(TensorMaking, Access) {
   Tensor undefined;
   EXPECT_FALSE(undefined.defined());

@@ -95,7 +95,7 @@ void LBFGS::turn(const Tensor& gradient) {
   direction_ = q;
 }
 
-LBFGS::Point LBFGS::search(const Closure& closure, const Point& from, double slope) {
+LBFGS::Point LBFGS::search(const Closure& closure, const Point& from, double slope, std::int64_t evaluations) {
   const Tensor start = arena().values().clone();
   const auto look = [&](double at) -> LinePoint {
     move(at);
@@ -104,9 +104,9 @@ LBFGS::Point LBFGS::search(const Closure& closure, const Point& from, double slo
     const double there = dot(point.gradient, direction_);
     return {at, point.loss, there, std::move(point.gradient)};
   };
-  LinePoint found =
-      strong_wolfe({.look = look, .longest = largest(direction_), .tolerance = options_.tolerance_change},
-                   {0, from.loss, slope, from.gradient}, step_size_);
+  LinePoint found = strong_wolfe(
+      {.look = look, .max_looks = evaluations, .longest = largest(direction_), .tolerance = options_.tolerance_change},
+      {0, from.loss, slope, from.gradient}, step_size_);
   step_size_ = found.at;
   move(found.at);
   return {found.loss, std::move(found.gradient)};
@@ -125,7 +125,7 @@ void LBFGS::take_step(const StepOptions& given) {
     const GradMode grad(true);
     return given.closure();
   };
-  const std::int64_t before = evaluations_;
+  const std::int64_t last = evaluations_ + options_.max_eval;
   Point point = evaluate(closure);
   for (std::int64_t i = 1; largest(point.gradient) > options_.tolerance_grad; ++i) {
     ++iterations_;
@@ -136,12 +136,12 @@ void LBFGS::take_step(const StepOptions& given) {
     const double slope = dot(point.gradient, direction_);
     if (slope > -options_.tolerance_change) return;
     if (!options_.line_search_fn.empty()) {
-      point = search(closure, point, slope);
+      point = search(closure, point, slope, last - evaluations_);
     } else {
       move(step_size_);
       if (i < options_.max_iter) point = evaluate(closure);
     }
-    if (i == options_.max_iter || evaluations_ - before >= options_.max_eval ||
+    if (i == options_.max_iter || evaluations_ >= last ||
         largest(direction_) * std::abs(step_size_) <= options_.tolerance_change ||
         std::abs(point.loss - last_loss_) < options_.tolerance_change)
       return;
@@ -151,9 +151,9 @@ void LBFGS::take_step(const StepOptions& given) {
 StateDict LBFGS::state_dict() const {
   StateDict state = Optimizer::state_dict();
   const auto keep = [&](const std::string& name, const Tensor& value) { state.push_back({prefix + name, value}); };
-  keep("numbers", tensor({step_size_, scale_, last_loss_, static_cast<double>(iterations_),
-                          static_cast<double>(evaluations_)},
-                         {.dtype = DType::f64}));
+  keep("numbers",
+       tensor({step_size_, scale_, last_loss_, static_cast<double>(iterations_), static_cast<double>(evaluations_)},
+              {.dtype = DType::f64}));
   if (!direction_.defined()) return state;
   keep("direction", direction_.clone());
   keep("last_gradient", last_gradient_.clone());

@@ -62,7 +62,7 @@ class LBFGS final : public Optimizer {
   Point evaluate(const Closure& closure);
   void move(double by);
   void turn(const Tensor& gradient);
-  Point search(const Closure& closure, const Point& from, double slope);
+  Point search(const Closure& closure, const Point& from, double slope, std::int64_t evaluations);
 
   LBFGSOptions options_;
   std::deque<Pair> history_;

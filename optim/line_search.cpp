@@ -35,20 +35,17 @@ Bracket between(LinePoint p, LinePoint q) {
 }  // namespace
 
 LinePoint strong_wolfe(const LineSearch& search, const LinePoint& start, double first) {
-  const auto too_high = [&](const LinePoint& p) {
-    return p.loss > start.loss + search.decrease * p.at * start.slope;
-  };
+  const auto too_high = [&](const LinePoint& p) { return p.loss > start.loss + search.decrease * p.at * start.slope; };
   const auto flat = [&](const LinePoint& p) { return std::abs(p.slope) <= -search.curvature * start.slope; };
 
   // Ever further, until the interval from the point before has what is looked for.
   LinePoint before = start, point = search.look(first);
-  int looks = 0;
+  std::int64_t looks = 0;
   for (; looks < search.max_looks; ++looks) {
     if (too_high(point) || (looks > 1 && point.loss >= before.loss)) break;
     if (flat(point)) return point;
     if (point.slope >= 0) break;
-    const double at =
-        cubic_minimum(before, point, point.at + 0.01 * (point.at - before.at), point.at * 10);
+    const double at = cubic_minimum(before, point, point.at + 0.01 * (point.at - before.at), point.at * 10);
     before = std::exchange(point, search.look(at));
   }
   if (looks == search.max_looks) before = start;

@@ -1,6 +1,7 @@
 // How far to go along a direction. Private.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 
 #include "anneal/core/tensor.h"
@@ -19,10 +20,10 @@ struct LinePoint {
 
 struct LineSearch {
   std::function<LinePoint(double at)> look;  ///< the gradient it gives is its own
+  std::int64_t max_looks;                    ///< after the first
   double longest;                            ///< the largest element of the direction
   double tolerance = 1e-9;                   ///< an interval in which no parameter changes by more is not divided again
   double decrease = 1e-4, curvature = 0.9;   ///< the two Wolfe conditions' constants
-  int max_looks = 25;
 };
 
 /// A point where the loss has fallen enough and its slope is flat enough (the strong Wolfe conditions), or the best one

@@ -65,6 +65,10 @@ class DataModule {
   virtual LoaderSet test_dataloader() { return {}; }
   virtual LoaderSet predict_dataloader() { return {}; }
 
+  /// Whether a rank may have no batch where others have some: in fit it takes part in their sums with nothing. Else
+  /// ConfigError.
+  virtual bool allow_zero_length() const { return false; }
+
   /// For loggers, checkpoints and load_from_checkpoint.
   virtual HParams hparams() const { return {}; }
   /// What a checkpoint keeps of it.

@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "anneal/core/ops.h"
 #include "anneal/trainer/layer_trace.h"
 #include "anneal/trainer/module_modes.h"
 #include "anneal/trainer/run_loaders.h"
@@ -192,8 +193,20 @@ Tensor FitLoop::call_training_step(const Batch& batch, StepContext& context) {
   return s_.call_module(HookPoint::training_step, &M::training_step, batch, context);
 }
 
+// The same loss and gradients anew, with the same random numbers; nothing is logged.
+Tensor FitLoop::repeat(const Batch& batch, StepContext& context, Generator generator) {
+  const GeneratorScope scope(generator);
+  const MetricLog::Mute mute(s_.log);
+  s_.optimizers[0].optimizer().zero_grad();
+  Tensor loss = call_training_step(batch, context);
+  if (context.weight()) loss = loss * (1 / *context.weight());
+  s_.backward(loss, 1);
+  return loss;
+}
+
 // The step and its backward; `share` is this rank's of the batch.
 Tensor FitLoop::automatic_step(const Batch& batch, StepContext& context, double share) {
+  const Generator generator = s_.generator;
   const Tensor loss = call_training_step(batch, context);
   if (!loss.defined()) return loss;
   check(loss.numel() == 1 && loss.requires_grad(),
@@ -213,6 +226,8 @@ Tensor FitLoop::automatic_step(const Batch& batch, StepContext& context, double 
   c_.weighted = weighted;
   c_.window += context.weight().value_or(share);
   ++c_.losses;
+  if (!s_.optimizers.empty() && s_.optimizers[0].optimizer().needs_closure())
+    repeat_ = [this, &batch, &context, generator] { return repeat(batch, context, generator); };
   return loss;
 }
 
@@ -294,7 +309,7 @@ void FitLoop::step() {
   optim::GradScaler* const scaler = s_.scaler                                 ? &*s_.scaler
                                     : s_.guard && o.on_bad_number != "ignore" ? &*s_.guard
                                                                               : nullptr;
-  optimizer.defer({.average = 1 / c_.window, .scaler = scaler});
+  optimizer.defer({.average = 1 / c_.window, .scaler = scaler, .closure = std::exchange(repeat_, {})});
   s_.call(HookPoint::on_before_optimizer_step, &C::on_before_optimizer_step, &M::on_before_optimizer_step, optimizer);
   s_.call_module(HookPoint::configure_gradient_clipping, &M::configure_gradient_clipping, optimizer,
                  *o.gradient_clip_val, std::string_view(o.gradient_clip_algorithm));

@@ -32,6 +32,7 @@ class FitLoop {
   void finish_epoch();
   bool run_batch(Batch& batch, std::span<const std::int64_t> samples);
   Tensor call_training_step(const Batch& batch, StepContext& context);
+  Tensor repeat(const Batch& batch, StepContext& context, Generator generator);
   Tensor automatic_step(const Batch& batch, StepContext& context, double share);
   void finish_batch();
   void write_step_row();
@@ -50,6 +51,7 @@ class FitLoop {
 
   TrainerState& s_;
   Counters& c_;
+  optim::Closure repeat_;      // the window's last step, for an optimizer that looks at the loss more than once
   bool prepared_ = false;      // the reducer, for this window
   bool told_to_wait_ = false;  // a request to stop, for the minima
   int batches_without_step_ = 0;

@@ -1,5 +1,7 @@
 #include "anneal/trainer/manual_optimization.h"
 
+#include <utility>
+
 #include "anneal/trainer/trainer_state.h"
 
 namespace anneal {
@@ -23,12 +25,13 @@ ActiveOptimizer& active(TrainerState& s, std::size_t i) {
 optim::Optimizer& ManualOptimizer::optimizer() const { return active(*state_, index_).optimizer(); }
 std::int64_t ManualOptimizer::steps() const { return active(*state_, index_).steps; }
 
-void ManualOptimizer::step() {
+void ManualOptimizer::step(optim::Closure closure) {
   TrainerState& s = *state_;
   check_manual(s, "step");
   const ProfiledAction action(s.profiler.get(), "optimizer_step");
   ActiveOptimizer& own = active(s, index_);
   optim::Optimizer& optimizer = own.optimizer();
+  check<ConfigError>(!closure || !s.world, "step: expected no closure on several ranks");
   if (s.world) {
     dist::Reducer& reducer = own.reducer(s.world->group());
     reducer.prepare();
@@ -39,6 +42,7 @@ void ManualOptimizer::step() {
     options.scaler = &*s.scaler;
     options.update_scale = false;
   }
+  options.closure = std::move(closure);
   optimizer.defer(options);
   s.call(HookPoint::on_before_optimizer_step, &Callback::on_before_optimizer_step,
          &TrainingModule::on_before_optimizer_step, optimizer);

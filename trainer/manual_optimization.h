@@ -19,8 +19,9 @@ class ManualOptimizer {
   ManualOptimizer(TrainerState& state, std::size_t index) : state_(&state), index_(index) {}
 
   /// Reduces gradients over the ranks, calls on_before_optimizer_step, unscales and steps; does not step if scaled
-  /// gradients are not finite.
-  void step();
+  /// gradients are not finite. An optimizer that looks at the loss more than once takes a closure, which runs
+  /// zero_grad, the loss and manual_backward and returns the loss; on one rank alone.
+  void step(optim::Closure closure = {});
   void zero_grad();
   /// Moves the learning rate's schedule, if there is one.
   void step_schedule();

@@ -30,6 +30,22 @@ namespace {
 using C = Callback;
 using M = TrainingModule;
 
+// One that computes a batch's loss more than once a step compares losses, which are this process's own.
+void check_closure_options(TrainerState& s, const optim::Optimizer& optimizer) {
+  const TrainerOptions& o = s.options;
+  const auto expect = [&](bool fits, const char* option, const char* expected) {
+    check<ConfigError>(fits, "{}: expected {} with {}, which computes the loss more than once a step", option, expected,
+                       optimizer.name());
+  };
+  expect(!s.precision.scaled, "precision", "another than 16-mixed");
+  expect(*o.gradient_clip_val == 0 && o.gradient_clip_group_vals.empty(), "gradient_clip_val", "0");
+  expect(o.on_bad_number == "ignore", "on_bad_number", "ignore");
+  expect(!o.log_grad_norm, "log_grad_norm", "false");
+  expect(!s.world, "devices", "one rank");
+  if (o.accumulate_grad_batches > 1)
+    s.console.warn(format("accumulate_grad_batches: {} goes by the last batch of a window alone", optimizer.name()));
+}
+
 void make_optimizers(TrainerState& s) {
   s.optimizers.clear();
   s.scaler.reset();
@@ -58,6 +74,8 @@ void make_optimizers(TrainerState& s) {
       "configure_optimizers: expected one optimizer, got {}; for more override automatic_optimization to "
       "return false, and step them in training_step",
       s.optimizers.size());
+  if (s.automatic && !s.optimizers.empty() && s.optimizers[0].optimizer().needs_closure())
+    check_closure_options(s, s.optimizers[0].optimizer());
   if (s.optimizers.empty()) s.console.warn("configure_optimizers returned no optimizer; nothing is updated");
   for (const ActiveOptimizer& active : s.optimizers) {
     const OptimizerEntry& entry = active.entry();

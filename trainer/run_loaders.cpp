@@ -33,6 +33,22 @@ void check_limits(TrainerState& s) {
         o.log_every_n_steps, s.train_batches));
 }
 
+std::int64_t over_ranks(const TrainerState& s, std::int64_t n, ReduceOp op) {
+  const Tensor all = scalar(static_cast<double>(n), {.dtype = DType::f64, .device = s.world->group().device()});
+  s.world->group().all_reduce(all, op);
+  return static_cast<std::int64_t>(all.item());
+}
+
+// A rank without batches, where that is allowed, takes part in the others' sums.
+void join_with_empty_batches(TrainerState& s) {
+  if (!s.world || !s.data->allow_zero_length()) return;
+  const std::int64_t most = over_ranks(s, s.train_batches, ReduceOp::max);
+  if (s.train_batches > 0 || most == unknown_size) return;
+  const auto nothing = [](auto) { return Batch(); };
+  s.train = DataLoader(make_dataset(most, nothing, nothing));
+  s.train_batches = s.counters.epoch_batches = most;
+}
+
 // Ranks whose loops differ would wait for each other for ever.
 void check_ranks_agree(TrainerState& s) {
   if (!s.world) return;
@@ -40,19 +56,19 @@ void check_ranks_agree(TrainerState& s) {
   check<ConfigError>(
       !s.any_rank(first != std::to_string(s.train_batches)),
       "train loader: expected equally many batches on all ranks, but rank 0 has {} and this one, rank {}, "
-      "has {}",
-      first, s.rank(), s.train_batches);
+      "has {}{}",
+      first, s.rank(), s.train_batches,
+      first == "0" || s.train_batches == 0 ? "; a rank may have none if allow_zero_length says so" : "");
 }
 void agree_on_batches(TrainerState& s, LimitedLoaders& set) {
   if (!s.world) return;
   const bool none = s.any_rank(set.total() == 0), some = s.any_rank(set.total() > 0);
-  check<ConfigError>(!none || !some, "loaders: expected batches on all ranks or on none; rank {} has {}", s.rank(),
-                     set.total());
+  check<ConfigError>(!none || !some || s.data->allow_zero_length(),
+                     "loaders: expected batches on all ranks or on none; rank {} has {}; a rank may have none if "
+                     "allow_zero_length says so",
+                     s.rank(), set.total());
   const bool has_stream = std::ranges::any_of(set.loaders, &DataLoader::is_stream);
-  const Tensor least = scalar(has_stream ? 0 : static_cast<double>(set.total()),
-                              {.dtype = DType::f64, .device = s.world->group().device()});
-  s.world->group().all_reduce(least, ReduceOp::min);
-  set.on_all_ranks = static_cast<std::int64_t>(least.item());
+  set.on_all_ranks = over_ranks(s, has_stream ? 0 : set.total(), ReduceOp::min);
 }
 
 }  // namespace
@@ -80,6 +96,7 @@ void set_train_loader(TrainerState& s, DataLoader share) {
   s.train = std::move(share);
   s.train_batches = s.limit(*s.train, "limit_train_batches", s.options.limit_train_batches);
   s.counters.epoch_batches = s.train_batches;
+  join_with_empty_batches(s);
   check_ranks_agree(s);
   check_limits(s);
 }

@@ -16,6 +16,7 @@ class GivenLoaders final : public DataModule {
   LoaderSet val_dataloader() override { return others_ ? *others_ : module_.val_dataloader(); }
   LoaderSet test_dataloader() override { return others_ ? *others_ : module_.test_dataloader(); }
   LoaderSet predict_dataloader() override { return others_ ? *others_ : module_.predict_dataloader(); }
+  bool allow_zero_length() const override { return module_.allow_zero_length(); }
 
  private:
   TrainingModule& module_;

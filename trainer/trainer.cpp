@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "anneal/dist/shared_tensors.h"
 #include "anneal/trainer/batch_norm_update.h"
 #include "anneal/trainer/callback_list.h"
 #include "anneal/trainer/find_checkpoint.h"
@@ -259,6 +260,10 @@ std::int64_t Trainer::estimated_stepping_batches() const {
       for (std::int64_t epoch = 0; epoch < epochs; ++epoch) steps += steps_with(scheduler->factor(epoch));
     }
   return o.max_steps == -1 ? steps : std::min(steps, o.max_steps);
+}
+
+TensorDataset Trainer::shared_dataset(const std::function<std::vector<NamedTensor>()>& make) {
+  return TensorDataset(state_->world ? dist::share_tensors(*state_->world, make) : make());
 }
 
 int Trainer::world_size() const { return state_->ranks(); }

@@ -4,6 +4,7 @@
 #include <concepts>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <ostream>
@@ -13,6 +14,7 @@
 
 #include "anneal/core/generator.h"
 #include "anneal/data/data_loader.h"
+#include "anneal/data/dataset.h"
 #include "anneal/trainer/batch_size_finder.h"
 #include "anneal/trainer/callback.h"
 #include "anneal/trainer/csv_logger.h"
@@ -314,6 +316,11 @@ class Trainer {
   int local_rank() const;
   int node_rank() const;
   bool is_global_zero() const;
+  /// A dataset of which the ranks of a machine have one copy together: `make` is called on its first rank, and returns
+  /// tensors whose rows are the samples. All ranks call this, in the same order; without other ranks it is make's.
+  ///
+  ///   void setup(Stage) override { train = trainer().shared_dataset([] { return read_images("data"); }); }
+  TensorDataset shared_dataset(const std::function<std::vector<NamedTensor>()>& make);
   /// What these ranks can do together; null without other ranks.
   Collective* group() const;
   /// Where modules and batches are put.

@@ -62,6 +62,7 @@ class TrainingModule : public nn::Module {
   virtual LoaderSet val_dataloader() { return {}; }
   virtual LoaderSet test_dataloader() { return {}; }
   virtual LoaderSet predict_dataloader() { return {}; }
+  virtual bool allow_zero_length() const { return false; }  ///< see DataModule
 
   // ---- hooks, each called after the callbacks' ones of the same name ----
 

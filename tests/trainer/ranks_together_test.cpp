@@ -4,10 +4,13 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <string>
 
 #include "anneal/tests/dist/spawn_ranks.h"
 #include "anneal/tests/trainer/support.h"
+#include "anneal/trainer/checkpoint.h"
 
 #if ANNEAL_HAS_GLOO
 
@@ -294,6 +297,93 @@ TEST(RanksTogether, StatisticsOfAllBatchesAreRefused) {
   EXPECT_EQ(results.codes(), std::vector<int>({1, 1}));
   EXPECT_NE(results.ranks[0].err.find("sync_batchnorm"), std::string::npos) << results.ranks[0].err;
   EXPECT_NO_THROW(Trainer(quiet({.sync_batchnorm = true}))) << "one rank's are all there are";
+}
+
+// Rank 1 has no sample of its own.
+struct Alone : Probe {
+  bool allowed = true;
+  bool allow_zero_length() const override { return allowed; }
+  OptimizerConfig configure_optimizers() override { return {optim::SGD(parameters(), {.lr = 0.5})}; }
+};
+int fit_with_samples_on_one(bool allowed) {
+  Trainer trainer(quiet({.use_distributed_sampler = false, .max_epochs = 2, .accumulate_grad_batches = 2}));
+  Alone probe;
+  probe.allowed = allowed;
+  probe.in_validation_step = [](const Batch&, StepContext& step) { step.log("v", 4, {.sync_dist = true}); };
+  const std::int64_t n = trainer.global_rank() == 0 ? 3 : 0;
+  const FitResult result = trainer.fit(probe, counting_loader(n), counting_loader(n));
+  std::fprintf(stderr, "%d %g %g", static_cast<int>(result.global_step), probe.weight.item(),
+               trainer.callback_metrics()["v"]);
+  return 0;
+}
+const RankFunction samples_on_one("samples_on_one", [] { return fit_with_samples_on_one(true); });
+const RankFunction samples_on_one_refused("samples_on_one_refused", [] { return fit_with_samples_on_one(false); });
+
+TEST(RanksTogether, OneMayHaveNoSampleIfTheModuleSaysSo) {
+  Alone probe;
+  Trainer(quiet({.max_epochs = 2, .accumulate_grad_batches = 2})).fit(probe, counting_loader(3));
+  const RankResults results = spawn_ranks(2, "samples_on_one", {}, std::chrono::seconds(30));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
+  for (const auto& rank : results.ranks) EXPECT_EQ(rank.err, format("4 {} 4", probe.weight.item()));
+  const RankResults refused = spawn_ranks(2, "samples_on_one_refused", {}, std::chrono::seconds(30));
+  ASSERT_EQ(refused.codes(), std::vector<int>({1, 1}));
+  EXPECT_NE(refused.ranks[1].err.find("allow_zero_length"), std::string::npos) << refused.ranks[1].err;
+}
+
+// The weights as they are after a fit on two machines of one rank each, whose disks are not shared.
+const RankFunction saves_on_each("saves_on_each", [] {
+  Trainer trainer(quiet({.num_nodes = 2, .max_epochs = 1}));
+  Probe probe;
+  trainer.fit(probe, counting_loader(4));
+  const fs::path folder = fs::path(std::getenv("FOLDER")) / std::to_string(trainer.node_rank());
+  trainer.save_checkpoint(folder / "one");
+  trainer.save_checkpoint(folder / "each", {.save_per_node = true});
+  std::fprintf(stderr, "%g", probe.weight.item());
+  return 0;
+});
+
+TEST(RanksTogether, AFileMayBeWrittenOnEachMachine) {
+  const TempFolder dir;
+  fs::create_directories(dir / "0");
+  fs::create_directories(dir / "1");
+  const RankResults results =
+      spawn_ranks(2, "saves_on_each", {{"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "1"}, {"FOLDER", (dir / "").string()}},
+                  std::chrono::seconds(30));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
+  EXPECT_TRUE(fs::exists(dir / "0/one"));
+  EXPECT_FALSE(fs::exists(dir / "1/one"));
+  for (const char* file : {"0/each", "1/each"})
+    EXPECT_EQ(format("{}", load_checkpoint(dir / file).model.at(0).tensor.item()), results.ranks[0].err) << file;
+}
+
+// T-744
+const RankFunction shares_data("shares_data", [] {
+  Trainer trainer(quiet({.max_epochs = 1}));
+  const TensorDataset none = trainer.shared_dataset([] { return StateDict{{"x", zeros({0, 3})}}; });
+  if (none.size() != 0) return 2;
+  bool made = false;
+  const TensorDataset data = trainer.shared_dataset([&] {
+    made = true;
+    const Tensor x = arange(1000, {.dtype = DType::f32}).view({500, 2});
+    return StateDict{{"x", x.transpose(0, 1).contiguous().transpose(0, 1)}, {"a name", arange(500)}};
+  });
+  const std::vector<std::int64_t> last = {499};
+  const Batch batch = data.get(last);
+  std::ifstream maps("/proc/self/maps");
+  const std::string mapped(std::istreambuf_iterator<char>(maps), {});
+  std::fprintf(stderr, "%d %g %g %d", made, batch["x"].to_vector()[1], batch["a name"].item(),
+               mapped.find("memfd:anneal") != std::string::npos);
+  return 0;
+});
+
+TEST(RanksTogether, DataIsMadeOnceForAMachine) {
+  const RankResults results = spawn_ranks(2, "shares_data", {}, std::chrono::seconds(30));
+  ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
+  EXPECT_EQ(results.ranks[0].err, "1 999 499 1");
+  EXPECT_EQ(results.ranks[1].err, "0 999 499 1");
+
+  Trainer alone(quiet({.max_epochs = 1}));
+  EXPECT_EQ(alone.shared_dataset([] { return StateDict{{"x", ones({3})}}; }).size(), 3);
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ struct AveragedWeights::Range::Tables {
   DeviceTable<kernels::OptimGroup> groups;
 };
 
-AveragedWeights::AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule, const Optimizer* optimizer,
+AveragedWeights::AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule, Optimizer* optimizer,
                                  std::optional<Device> device)
     : rule_(std::move(rule)), optimizer_(optimizer), device_(device) {
   for (NamedTensor& t : tensors) {
@@ -62,7 +62,8 @@ void AveragedWeights::find_ranges() {
     e.average = average;
     e.address = e.own.tensor.raw();
   };
-  for (const Arena& arena : optimizer_ ? optimizer_->arenas() : std::span<const Arena>()) {
+  const std::span<const Arena> arenas = optimizer_ ? optimizer_->arenas() : std::span<const Arena>();
+  for (const Arena& arena : arenas) {
     const auto is_ours = [&](const Arena::Slot& slot) {
       return left.contains(&slot.parameter.impl()) && arena.holds(slot);
     };
@@ -77,7 +78,9 @@ void AveragedWeights::find_ranges() {
       blocks.push_back({slot.begin, slot.end, 0, true});
       place(*left.extract(&slot.parameter.impl()).mapped(), arena.part(block, slot));
     }
-    add_range(arena.values(), block, std::move(blocks));
+    const bool fits = device == values.device() && dtype == arena.dtype();
+    const auto number = static_cast<std::size_t>(&arena - arenas.data());
+    add_range(values, block, std::move(blocks), fits ? std::optional(number) : std::nullopt);
   }
   for (Entry& e : entries_) {
     const Tensor& own = e.own.tensor;
@@ -88,11 +91,13 @@ void AveragedWeights::find_ranges() {
   }
 }
 
-void AveragedWeights::add_range(const Tensor& values, const Tensor& averages, std::vector<kernels::Block> blocks) {
+void AveragedWeights::add_range(const Tensor& values, const Tensor& averages, std::vector<kernels::Block> blocks,
+                                std::optional<std::size_t> arena) {
   const auto count = static_cast<std::int64_t>(blocks.size());
   ranges_.push_back({.values = values,
                      .averages = averages,
                      .swapped_out = {},
+                     .arena = arena,
                      .blocks = std::move(blocks),
                      .steps = zeros({count}, {.dtype = DType::i64, .device = averages.device()}),
                      .tables = std::make_shared<Range::Tables>()});
@@ -121,12 +126,27 @@ void AveragedWeights::blend(Range& range, double share) {
                                   nullptr});
 }
 
-void AveragedWeights::update() {
+void AveragedWeights::update() { take_in(false); }
+
+void AveragedWeights::begin_update() {
+  const auto* share = std::get_if<AveragingShare>(&rule_);
+  if (!optimizer_ || !share || count_ == 0 || swapped_) return;  // the first values are copied
+  if (moved()) find_ranges();
+  std::vector<Tensor> averages(optimizer_->arenas().size());
+  for (const Range& range : ranges_)
+    if (range.arena) averages[*range.arena] = range.averages;
+  optimizer_->defer_averages(std::move(averages), (*share)(count_));
+}
+
+void AveragedWeights::finish_update() { take_in(true); }
+
+void AveragedWeights::take_in(bool after_step) {
   check(!swapped_, "averages: update() while they are in the model; swap() them out first");
   if (moved()) find_ranges();
   const NoGrad no_grad;
   const auto* share = std::get_if<AveragingShare>(&rule_);
   for (Range& range : ranges_) {
+    if (after_step && range.arena && optimizer_->has_averaged(*range.arena)) continue;
     if (count_ == 0 || !is_floating(range.values.dtype())) range.averages.copy_(range.values);
     else if (share) blend(range, (*share)(count_));
   }

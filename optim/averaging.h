@@ -34,15 +34,19 @@ AveragingRule ema_avg(double decay = 0.999, bool warmup = false);
 class AveragedWeights {
  public:
   /// Parameters that lie in the arenas of `optimizer`, which must outlive this, are averaged in one pass for each
-  /// arena; other tensors, which must be contiguous, one by one. Memory is taken by the first update: on `device`, to
-  /// which an update then copies the values, or by default on that of each tensor.
+  /// arena, which may be the optimizer's own; other tensors, which must be contiguous, one by one. Memory is taken by
+  /// the first update: on `device`, to which an update then copies the values, or by default on that of each tensor.
   explicit AveragedWeights(std::vector<NamedTensor> tensors, AveragingRule rule = swa_avg(),
-                           const Optimizer* optimizer = nullptr, std::optional<Device> device = {});
+                           Optimizer* optimizer = nullptr, std::optional<Device> device = {});
   AveragedWeights(AveragedWeights&&) noexcept = default;
   AveragedWeights& operator=(AveragedWeights&&) noexcept = default;
 
   /// Takes in the values as they are now. Tensors may have moved since, into new arenas or to another device.
   void update();
+  /// Before the optimizer's step and after it, instead of `update`: where the averages can move in the step's own pass
+  /// they do, which saves reading the values again. A step in between that was skipped needs no second call.
+  void begin_update();
+  void finish_update();
   /// How many values were taken in.
   std::int64_t count() const { return count_; }
   /// The averages by the tensors' names, not copies; none before the first update.
@@ -68,6 +72,7 @@ class AveragedWeights {
   // What one pass takes: an arena, or one tensor.
   struct Range {
     Tensor values, averages, swapped_out;
+    std::optional<std::size_t> arena;  // the number of that whose dtype the averages have, too
     std::vector<kernels::Block> blocks;
     Tensor steps;  // the kernel counts here
     struct Tables;
@@ -75,13 +80,15 @@ class AveragedWeights {
   };
   bool moved() const;
   void find_ranges();
-  void add_range(const Tensor& values, const Tensor& averages, std::vector<kernels::Block> blocks);
+  void add_range(const Tensor& values, const Tensor& averages, std::vector<kernels::Block> blocks,
+                 std::optional<std::size_t> arena = {});
+  void take_in(bool after_step);
   Device device_for(const Tensor& values) const { return device_.value_or(values.device()); }
   void blend(Range& range, double share);
 
   std::vector<Entry> entries_;
   AveragingRule rule_;
-  const Optimizer* optimizer_;
+  Optimizer* optimizer_;
   std::optional<Device> device_;
   std::vector<Range> ranges_;
   std::int64_t count_ = 0;

@@ -183,6 +183,13 @@ void Optimizer::defer_clipping(double clip_norm, double clip_value, double norm_
   deferral_->options->norm_type = norm_type;
 }
 
+void Optimizer::defer_averages(std::vector<Tensor> averages, double share) {
+  check(averages.size() == arenas_.size(), "{}: expected an average for each of {} arenas, got {}", name(),
+        arenas_.size(), averages.size());
+  averages_ = std::move(averages);
+  averages_share_ = share;
+}
+
 StepOptions Optimizer::deferred() const { return deferral_->options.value_or(StepOptions{}); }
 
 // Does to the gradients in memory what the next step would do to them on the way, but for clipping.
@@ -208,6 +215,8 @@ void Optimizer::step(const StepOptions& given) {
 
 void Optimizer::take_step(const StepOptions& options) {
   if (options.closure) options.closure();
+  const std::vector<Tensor> averages = std::exchange(averages_, {});
+  averaged_.assign(arenas_.size(), false);
   find_active();
   const kernels::StepState* state = prepare(options, std::exchange(deferral_->applied, nullptr));
   for (std::size_t a = 0; a < arenas_.size(); ++a) {
@@ -215,6 +224,8 @@ void Optimizer::take_step(const StepOptions& options) {
     Work& work = work_[a];
     const Device device = arena.values().device();
     const Tensor& twins = work.twins;
+    averaged_[a] = a < averages.size() && averages[a].defined() &&
+                   std::ranges::all_of(work.blocks, [](const kernels::Block& block) { return block.active; });
     launch_step(device,
                 {.dtype = arena.dtype(),
                  .twin_dtype = twins.defined() ? twins.dtype() : arena.dtype(),
@@ -226,7 +237,9 @@ void Optimizer::take_step(const StepOptions& options) {
                  .clip_value = options.clip_value,
                  .gradients = arena.gradients().raw(),
                  .values = arena.values().raw(),
-                 .twin = twins.defined() ? twins.raw() : nullptr},
+                 .twin = twins.defined() ? twins.raw() : nullptr,
+                 .average = averaged_[a] ? averages[a].raw() : nullptr,
+                 .decay = 1 - averages_share_},
                 work.states);
     for (std::size_t i = 0; i < work.blocks.size(); ++i) {
       if (!work.blocks[i].active) continue;

@@ -58,6 +58,11 @@ class Optimizer {
   void defer(const StepOptions& options);
   /// Makes the next `step()` clip so, with what else `defer` left to it.
   void defer_clipping(double clip_norm, double clip_value, double norm_type = 2);
+  /// Lets the next `step()` move averages of the values in its pass, average + share * (value - average): one for each
+  /// arena in its layout and dtype, or undefined.
+  void defer_averages(std::vector<Tensor> averages, double share);
+  /// Whether the last step did so for an arena: not where a parameter had no gradient.
+  bool has_averaged(std::size_t arena) const { return arena < averaged_.size() && averaged_[arena]; }
   /// What the next `step()` was left to do.
   StepOptions deferred() const;
   /// The norm of the last step's gradients, averaged and unscaled, before clipping; of steps with a scaler or
@@ -146,7 +151,10 @@ class Optimizer {
   std::vector<std::string> names_;
   std::vector<std::string> state_names_;
   std::vector<Arena> arenas_;
-  std::vector<Work> work_;  // of each arena
+  std::vector<Work> work_;        // of each arena
+  std::vector<Tensor> averages_;  // what `defer_averages` left
+  double averages_share_ = 0;
+  std::vector<bool> averaged_;
   std::optional<DType> twin_dtype_;
   Tensor own_state_;   // of steps without a scaler
   Tensor last_state_;  // of the last step: the scaler's, or the own one

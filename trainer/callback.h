@@ -101,6 +101,8 @@ class Callback {
 
   /// Of several ranks, whether only rank 0 calls it: one that writes files or text.
   virtual bool rank_zero_only() const { return false; }
+  /// Whether it writes weights between an optimizer's step and the end of the batch: averages are then taken there.
+  virtual bool changes_weights() const { return false; }
 
   /// What a checkpoint keeps of it: found again by this key, which tells callbacks of one type apart. Empty: by the
   /// name of its type, and its number among several of that. Nothing is stored for an empty state.

@@ -1,5 +1,6 @@
 #include "anneal/trainer/model_ema.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -22,6 +23,12 @@ void ModelEma::on_fit_start(Trainer& trainer, TrainingModule& module) {
   for (NamedTensor& buffer : module.buffers()) tensors.push_back(std::move(buffer));
   averages_.emplace(std::move(tensors), rule_, trainer.optimizer());
   if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
+  fuses_ = options_.per_step &&
+           std::ranges::none_of(trainer.callbacks(), [](const auto& callback) { return callback->changes_weights(); });
+}
+
+void ModelEma::on_before_optimizer_step(Trainer&, TrainingModule&, optim::Optimizer&) {
+  if (fuses_) averages_->begin_update();
 }
 
 void ModelEma::on_training_run_start(SimpleTrainer& trainer) {
@@ -33,7 +40,7 @@ void ModelEma::on_training_run_start(SimpleTrainer& trainer) {
 
 void ModelEma::on_train_batch_end(Trainer& trainer, TrainingModule&, const Tensor&, const Batch&, StepContext&) {
   const std::int64_t step = trainer.global_step();
-  if (std::exchange(last_step_, step) != step && options_.per_step) averages_->update();
+  if (std::exchange(last_step_, step) != step && options_.per_step) averages_->finish_update();
 }
 void ModelEma::on_epoch_trained(SimpleTrainer&) {
   if (!options_.per_step) averages_->update();

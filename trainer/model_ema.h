@@ -32,6 +32,7 @@ class ModelEma final : public TrainerCallback {
   StateDict averages() const { return averages_ ? averages_->averages() : StateDict(); }
 
   void on_training_run_start(SimpleTrainer& trainer) override;
+  void on_before_optimizer_step(Trainer& trainer, TrainingModule& module, optim::Optimizer& optimizer) override;
   void on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor& loss, const Batch& batch,
                           StepContext& step) override;
   void on_epoch_trained(SimpleTrainer& trainer) override;
@@ -55,6 +56,7 @@ class ModelEma final : public TrainerCallback {
   std::optional<StateDict> resumed_;  // for the averages, when they are made
   std::optional<double> best_;
   std::int64_t last_step_ = 0;
+  bool fuses_ = false;  // with the optimizer's steps
 };
 
 }  // namespace v0

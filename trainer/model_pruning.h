@@ -49,6 +49,7 @@ class ModelPruning final : public Callback {
   /// The share of zeros in the parameters that are pruned; 0 before the first fit.
   double sparsity() const;
 
+  bool changes_weights() const override { return true; }
   void on_fit_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor& loss, const Batch& batch,

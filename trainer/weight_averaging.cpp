@@ -34,13 +34,19 @@ StateDict WeightAveraging::tensors_of(const TrainingModule& module) const {
 void WeightAveraging::on_fit_start(Trainer& trainer, TrainingModule& module) {
   averages_.emplace(tensors_of(module), options_.rule, trainer.optimizer(), options_.device);
   if (const auto state = std::exchange(resumed_, {})) averages_->load_state_dict(*state);
+  fuses_ = knows_ahead() && module.automatic_optimization() &&
+           std::ranges::none_of(trainer.callbacks(), [](const auto& callback) { return callback->changes_weights(); });
+}
+
+void WeightAveraging::on_before_optimizer_step(Trainer& trainer, TrainingModule&, optim::Optimizer&) {
+  if (fuses_ && should_update(trainer.global_step(), {})) averages_->begin_update();
 }
 
 void WeightAveraging::on_train_start(Trainer& trainer, TrainingModule&) { last_step_ = trainer.global_step(); }
 
 void WeightAveraging::on_train_batch_end(Trainer& trainer, TrainingModule&, const Tensor&, const Batch&, StepContext&) {
   if (std::exchange(last_step_, trainer.global_step()) == trainer.global_step()) return;
-  if (should_update(trainer.global_step() - 1, {})) averages_->update();
+  if (should_update(trainer.global_step() - 1, {})) averages_->finish_update();
 }
 
 void WeightAveraging::on_train_epoch_end(Trainer& trainer, TrainingModule&) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <typeinfo>
 #include <vector>
 
 #include "anneal/optim/averaging.h"
@@ -18,9 +19,10 @@ struct WeightAveragingOptions {
   std::optional<Device> device = {};             ///< where the averages are; none: where the module is
 };
 
-/// Averages the weights after every step, or when `should_update` of a derived class says so. During a check the module
-/// holds the averages, and after training it keeps them. A checkpoint has the averages under the plain names, so that
-/// it can be used without this callback, and the weights that train as `current_model.*`; a run resumes to the bit.
+/// Averages the weights as every step leaves them, in the step's own pass where it can, or when `should_update` of a
+/// derived class says so. During a check the module holds the averages, and after training it keeps them. A checkpoint
+/// has the averages under the plain names, so that it can be used without this callback, and the weights that train as
+/// `current_model.*`; a run resumes to the bit.
 class WeightAveraging : public Callback {
  public:
   explicit WeightAveraging(WeightAveragingOptions options = {}) : options_(std::move(options)) {}
@@ -33,6 +35,7 @@ class WeightAveraging : public Callback {
 
   void on_fit_start(Trainer& trainer, TrainingModule& module) override;
   void on_train_start(Trainer& trainer, TrainingModule& module) override;
+  void on_before_optimizer_step(Trainer& trainer, TrainingModule& module, optim::Optimizer& optimizer) override;
   void on_train_batch_end(Trainer& trainer, TrainingModule& module, const Tensor& loss, const Batch& batch,
                           StepContext& step) override;
   void on_train_epoch_end(Trainer& trainer, TrainingModule& module) override;
@@ -45,6 +48,10 @@ class WeightAveraging : public Callback {
   void on_save_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) override;
   void on_load_checkpoint(Trainer& trainer, TrainingModule& module, Checkpoint& checkpoint) override;
 
+ protected:
+  // Whether should_update goes by its argument alone, so that it can be asked before the step.
+  virtual bool knows_ahead() const { return typeid(*this) == typeid(WeightAveraging); }
+
  private:
   StateDict tensors_of(const TrainingModule& module) const;
   void take_back();
@@ -53,6 +60,7 @@ class WeightAveraging : public Callback {
   std::optional<optim::AveragedWeights> averages_;
   std::optional<StateDict> resumed_;  // for the averages, when they are made
   std::int64_t last_step_ = 0;
+  bool fuses_ = false;  // with the optimizer's steps
 };
 
 struct EMAWeightAveragingOptions {
@@ -74,6 +82,7 @@ class EMAWeightAveraging final : public WeightAveraging {
   bool should_update(std::optional<std::int64_t> step, std::optional<std::int64_t> epoch) override;
 
  private:
+  bool knows_ahead() const override { return true; }
   EMAWeightAveragingOptions options_;
 };
 

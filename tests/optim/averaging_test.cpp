@@ -10,6 +10,7 @@
 #include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
+#include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
 #include "anneal/tests/expect.h"
 
@@ -52,7 +53,7 @@ TEST(AveragedWeights, FollowPyTorch) {
   for (const Json& given : all["averages"]["rules"]) {
     SCOPED_TRACE(given["name"].get<std::string>());
     const Tensor p = parameter({size}, 0), frozen = zeros({size});
-    const optim::SGD sgd({{"p", p}}, {});
+    optim::SGD sgd({{"p", p}}, {});
     AveragedWeights averages({{"p", p}, {"frozen", frozen}}, rule_of(given), &sgd);
     std::size_t kept = 0;
     for (int t = 0; t < steps.back(); ++t) {
@@ -111,7 +112,7 @@ TEST(AveragedWeights, TakeInWholeArenasAndWhatIsOutsideOfThem) {
       const Tensor p = parameter({size}, 0, dtype);
       tensors.push_back({"p" + std::to_string(size), p});
     }
-    const optim::SGD sgd(tensors, {});
+    optim::SGD sgd(tensors, {});
     tensors.push_back({"buffer", zeros({2, 3}, {.dtype = dtype})});
     tensors.push_back({"scalar", scalar(0, {.dtype = dtype})});
     tensors.push_back({"counter", scalar(0, {.dtype = DType::i64})});
@@ -127,6 +128,42 @@ TEST(AveragedWeights, TakeInWholeArenasAndWhatIsOutsideOfThem) {
       EXPECT_EQ(got[i].tensor.shape(), tensors[i].tensor.shape());
       const double expected = got[i].name == "counter" ? 6 : 3;
       for (const double x : got[i].tensor.to_vector()) ASSERT_NEAR(x, expected, 1e-6) << got[i].name;
+    }
+  }
+}
+
+// In the pass of the optimizer's step or after it: the same.
+TEST(AveragedWeights, MoveInTheStepsOwnPass) {
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    SCOPED_TRACE(name_of(dtype));
+    for (const bool rest : {false, true}) {  // with a parameter that has no gradient
+      std::vector<Doubles> results;
+      for (const bool fused : {false, true}) {
+        const Tensor a = parameter({300'001}, 1, dtype), b = parameter({5}, 2, dtype), buffer = zeros({2});
+        optim::AdamW adam({{"a", a}, {"b", b}}, {.lr = 0.125});
+        AveragedWeights averages({{"a", a}, {"b", b}, {"buffer", buffer}}, optim::ema_avg(0.5), &adam);
+        optim::GradScaler scaler({.init_scale = 1});
+        for (int t = 0; t < 5; ++t) {
+          adam.zero_grad();
+          const bool overflows = t == 3;
+          (sum(a) * (overflows ? 1e300 : 1.0) * (overflows ? 1e300 : 1.0)).backward();
+          if (!rest || t == 1) sum(b * 3).backward();
+          if (fused) averages.begin_update();
+          adam.step({.scaler = &scaler});
+          buffer.fill_(t);
+          EXPECT_EQ(scaler.found_inf(), overflows);
+          EXPECT_EQ(adam.has_averaged(0), fused && t > 0 && dtype != DType::bf16 && (!rest || t == 1)) << t;
+          if (overflows) continue;
+          if (fused) averages.finish_update();
+          else averages.update();
+        }
+        EXPECT_EQ(averages.count(), 4);
+        Doubles& values = results.emplace_back();
+        for (const NamedTensor& entry : averages.averages())
+          for (const std::int64_t at : {std::int64_t{0}, entry.tensor.numel() - 1})
+            values.push_back(entry.tensor.to_vector()[static_cast<std::size_t>(at)]);
+      }
+      for (std::size_t i = 0; i < results[0].size(); ++i) EXPECT_NEAR(results[0][i], results[1][i], 1e-6) << i;
     }
   }
 }
@@ -156,7 +193,7 @@ TEST(AveragedWeights, FollowARebuild) {
 
 TEST(AveragedWeights, LeaveParametersOfTheArenaThatAreNotTheirsAlone) {
   const Tensor a = parameter({2}, 1), b = parameter({2}, 1);
-  const optim::SGD sgd({{"a", a}, {"b", b}}, {});
+  optim::SGD sgd({{"a", a}, {"b", b}}, {});
   AveragedWeights averages({{"a", a}}, optim::swa_avg(), &sgd);
   averages.update();
   set(a, 3);
@@ -178,7 +215,7 @@ TEST(AveragedWeights, RefuseTensorsGivenTwice) {
 TEST(AveragedWeights, SwapWithTheModelAndBack) {
   for (const DType dtype : {DType::f32, DType::bf16}) {
     const Tensor p = parameter({5}, 1, dtype), handle = p, buffer = zeros({2});
-    const optim::SGD sgd({{"p", p}}, {});
+    optim::SGD sgd({{"p", p}}, {});
     AveragedWeights averages({{"p", p}, {"buffer", buffer}}, optim::swa_avg(), &sgd);
     averages.update();
     set(p, 4);
@@ -235,7 +272,7 @@ TEST(AveragedWeights, NoticeThatASwappedTensorMoved) {
   AveragedWeights averages({{"a", a}});
   averages.update();
   averages.swap();
-  const optim::SGD sgd({{"a", a}}, {});
+  optim::SGD sgd({{"a", a}}, {});
   expect_contains(error_of([&] { averages.swap(); }), "was moved");
 }
 

@@ -175,7 +175,7 @@ TEST(AveragesOnGpu, MayBeKeptOnTheCpu) {
   // The averages themselves, of an arena's parameters and of another tensor.
   const Device gpu{DeviceKind::cuda};
   const Tensor p = full({3}, 1, {.device = gpu, .requires_grad = true}), other = full({2}, 1, {.device = gpu});
-  const optim::SGD sgd({{"p", p}}, {});
+  optim::SGD sgd({{"p", p}}, {});
   optim::AveragedWeights averages({{"p", p}, {"other", other}}, optim::swa_avg(), &sgd, Device{});
   for (const double value : {1.0, 3.0}) {
     p.detach().fill_(value);

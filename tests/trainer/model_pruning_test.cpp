@@ -54,6 +54,13 @@ TEST(ModelPruning, AnAmountIsOfWhatIsLeft) {
   EXPECT_EQ(fit({.fn = "l1_unstructured", .use_global_unstructured = false}).of_first[0], 0.5) << "each by itself";
 }
 
+// The averages are of the weights without those that were dropped: of the last step alone, the same zeros.
+TEST(ModelPruning, AveragesAreTakenBehindIt) {
+  const Pruned module =
+      fit({.fn = "l1_unstructured"}, {.max_epochs = 3, .callbacks = {EMAWeightAveraging({.decay = 0})}});
+  EXPECT_GE(count_zeros(module.first.weight) + count_zeros(module.second.weight), 75);
+}
+
 TEST(ModelPruning, WhatItPrunesCanBeNamed) {
   const Pruned module = fit({.fn = "l1_unstructured", .parameters = {"second.weight"}});
   EXPECT_EQ(module.of_first, Values(4, 0));

@@ -42,7 +42,11 @@ void ManualOptimizer::step(optim::Closure closure) {
     options.scaler = &*s.scaler;
     options.update_scale = false;
   }
-  options.closure = std::move(closure);
+  if (closure)
+    options.closure = [&s, closure = std::move(closure)] {
+      const TrainerState::At at(s, HookPoint::training_step);
+      return closure();
+    };
   optimizer.defer(options);
   s.call(HookPoint::on_before_optimizer_step, &Callback::on_before_optimizer_step,
          &TrainingModule::on_before_optimizer_step, optimizer);

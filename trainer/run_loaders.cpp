@@ -39,13 +39,17 @@ std::int64_t over_ranks(const TrainerState& s, std::int64_t n, ReduceOp op) {
   return static_cast<std::int64_t>(all.item());
 }
 
+DataLoader empty_batches(std::int64_t n) {
+  const auto nothing = [](auto) { return Batch(); };
+  return DataLoader(make_dataset(n, nothing, nothing));
+}
+
 // A rank without batches, where that is allowed, takes part in the others' sums.
 void join_with_empty_batches(TrainerState& s) {
   if (!s.world || !s.data->allow_zero_length()) return;
   const std::int64_t most = over_ranks(s, s.train_batches, ReduceOp::max);
   if (s.train_batches > 0 || most == unknown_size) return;
-  const auto nothing = [](auto) { return Batch(); };
-  s.train = DataLoader(make_dataset(most, nothing, nothing));
+  s.train = empty_batches(most);
   s.train_batches = s.counters.epoch_batches = most;
 }
 
@@ -67,6 +71,10 @@ void agree_on_batches(TrainerState& s, LimitedLoaders& set) {
                      "loaders: expected batches on all ranks or on none; rank {} has {}; a rank may have none if "
                      "allow_zero_length says so",
                      s.rank(), set.total());
+  if (none && set.total() == 0 && some) {
+    set.loaders.assign(std::max<std::size_t>(set.loaders.size(), 1), empty_batches(1));
+    set.batches.assign(set.loaders.size(), 1);
+  }
   const bool has_stream = std::ranges::any_of(set.loaders, &DataLoader::is_stream);
   set.on_all_ranks = over_ranks(s, has_stream ? 0 : set.total(), ReduceOp::min);
 }

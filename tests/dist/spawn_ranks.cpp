@@ -142,7 +142,8 @@ RankResults spawn_ranks(int n, const std::string& function, const std::map<std::
   if (joins_by_itself) all.insert({"ANNEAL_LAUNCHED", "1"});  // rank 0 need not make a server
   std::vector<std::unique_ptr<Process>> processes;
   for (int rank = 0; rank < n; ++rank) {
-    all["RANK"] = all["LOCAL_RANK"] = std::to_string(rank);
+    all["RANK"] = std::to_string(rank);
+    all["LOCAL_RANK"] = std::to_string(rank % std::stoi(all["LOCAL_WORLD_SIZE"]));
     processes.push_back(std::make_unique<Process>(all));
   }
 

@@ -49,7 +49,8 @@ struct RankResults {
   std::vector<int> codes() const;
 };
 
-/// Runs the function in n processes, with torchrun's variables and `variables` in their environment. The store's server
+/// Runs the function in n processes, with torchrun's variables and `variables` in their environment (LOCAL_WORLD_SIZE
+/// among them: as on several machines). The store's server
 /// lives here, in the process of the test. Returns when all have ended; kills them after the deadline, or when those
 /// that are left are stopped.
 RankResults spawn_ranks(int n, const std::string& function, const std::map<std::string, std::string>& variables = {},

@@ -346,9 +346,8 @@ TEST(RanksTogether, AFileMayBeWrittenOnEachMachine) {
   const TempFolder dir;
   fs::create_directories(dir / "0");
   fs::create_directories(dir / "1");
-  const RankResults results =
-      spawn_ranks(2, "saves_on_each", {{"LOCAL_RANK", "0"}, {"LOCAL_WORLD_SIZE", "1"}, {"FOLDER", (dir / "").string()}},
-                  std::chrono::seconds(30));
+  const RankResults results = spawn_ranks(
+      2, "saves_on_each", {{"LOCAL_WORLD_SIZE", "1"}, {"FOLDER", (dir / "").string()}}, std::chrono::seconds(30));
   ASSERT_EQ(results.codes(), std::vector<int>({0, 0})) << results.ranks[0].err << results.ranks[1].err;
   EXPECT_TRUE(fs::exists(dir / "0/one"));
   EXPECT_FALSE(fs::exists(dir / "1/one"));

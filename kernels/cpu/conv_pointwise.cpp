@@ -1,0 +1,176 @@
+// Convolutions with kernels of one pixel and no padding: each image is a matrix [channels, pixels], and the weight
+// another. With a stride they are of every stride-th pixel alone, which is copied out of the images or into them, some
+// images at a time.
+#include "anneal/kernels/cpu/conv_forms.h"
+#include "anneal/kernels/cpu/gemm.h"
+#include "anneal/kernels/cpu/simd.h"
+#include "anneal/kernels/parallel.h"
+
+namespace anneal {
+inline namespace v0 {
+namespace kernels::cpu::ANNEAL_LEVEL {
+namespace {
+
+/// Fewer pixels than this fill no panels of a product.
+constexpr std::int64_t least_pixels = 48;
+
+bool is_pointwise(const ConvShape& s) {
+  return s.kernel_h == 1 && s.kernel_w == 1 && s.padding_h == 0 && s.padding_w == 0 && s.groups == 1 && s.n > 0 &&
+         s.c_in > 0 && s.c_out > 0 && s.out_h() * s.out_w() >= least_pixels;
+}
+
+bool is_strided(const ConvShape& s) { return s.stride_h * s.stride_w > 1; }
+
+/// So many strided images take 4 MB of numbers.
+std::int64_t images_at_once(const ConvShape& s) {
+  const std::int64_t room = (std::int64_t{1} << 20) / (s.c_in * s.out_h() * s.out_w());
+  const std::int64_t some = room < 1 ? 1 : room;
+  return is_strided(s) && some < s.n ? some : s.n;
+}
+
+template <class F>
+void for_planes(std::int64_t count, const ConvShape& s, const F& f) {
+  parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (; begin < end; ++begin) f(begin);
+               });
+}
+
+/// The pixels of `images` images that windows begin at; without a stride, the images.
+template <class T>
+const T* gather(const ConvShape& s, const T* x, std::int64_t images) {
+  if (!is_strided(s)) return x;
+  const std::int64_t h = s.out_h(), w = s.out_w(), planes = images * s.c_in;
+  T* const to = scratch<T>(Scratch::image, planes * h * w);
+  for_planes(planes, s, [&](std::int64_t p) {
+    T* row = to + p * h * w;
+    for (std::int64_t i = 0; i < h; ++i, row += w) {
+      const T* from = x + (p * s.h + i * s.stride_h) * s.w;
+      for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
+    }
+  });
+  return to;
+}
+
+/// The other way: zero where no window begins.
+template <class T>
+void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
+  const std::int64_t h = s.out_h(), w = s.out_w();
+  for_planes(images * s.c_in, s, [&](std::int64_t p) {
+    T* plane = x + p * s.h * s.w;
+    __builtin_memset(plane, 0, static_cast<std::size_t>(s.h * s.w) * sizeof(T));
+    const T* row = from + p * h * w;
+    for (std::int64_t i = 0; i < h; ++i, row += w) {
+      T* to = plane + i * s.stride_h * s.w;
+      for (std::int64_t j = 0; j < w; ++j) to[j * s.stride_w] = row[j];
+    }
+  });
+}
+
+}  // namespace
+
+bool run_pointwise(const Conv2d& a) {
+  const ConvShape& s = a.shape;
+  if (!is_pointwise(s) || a.bias) return false;
+  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  visit_floating(a.dtype, [&]<class T>() {
+    for (std::int64_t first = 0; first < s.n; first += at_once) {
+      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
+      run(Gemm{.dtype = a.dtype,
+               .out = a.dtype,
+               .trans_a = false,
+               .trans_b = false,
+               .m = s.c_out,
+               .n = pixels,
+               .k = s.c_in,
+               .lda = s.c_in,
+               .ldb = pixels,
+               .ldc = pixels,
+               .batch = images,
+               .stride_a = 0,
+               .stride_b = s.c_in * pixels,
+               .stride_c = s.c_out * pixels,
+               .a = a.weight,
+               .b = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images),
+               .c = static_cast<T*>(a.y) + first * s.c_out * pixels,
+               .bias = nullptr,
+               .activation = a.activation,
+               .accumulate = false});
+    }
+  });
+  return true;
+}
+
+bool run_pointwise(const Conv2dInputGrad& a) {
+  const ConvShape& s = a.shape;
+  if (!is_pointwise(s)) return false;
+  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  visit_floating(a.dtype, [&]<class T>() {
+    for (std::int64_t first = 0; first < s.n; first += at_once) {
+      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
+      T* const dx = static_cast<T*>(a.dx) + first * s.c_in * s.h * s.w;
+      T* const product = is_strided(s) ? scratch<T>(Scratch::image, images * s.c_in * pixels) : dx;
+      run(Gemm{.dtype = a.dtype,
+               .out = a.dtype,
+               .trans_a = true,
+               .trans_b = false,
+               .m = s.c_in,
+               .n = pixels,
+               .k = s.c_out,
+               .lda = s.c_in,
+               .ldb = pixels,
+               .ldc = pixels,
+               .batch = images,
+               .stride_a = 0,
+               .stride_b = s.c_out * pixels,
+               .stride_c = s.c_in * pixels,
+               .a = a.weight,
+               .b = static_cast<const T*>(a.dy) + first * s.c_out * pixels,
+               .c = product,
+               .bias = nullptr,
+               .activation = Activation::none,
+               .accumulate = false});
+      if (is_strided(s)) scatter(s, product, images, dx);
+    }
+  });
+  return true;
+}
+
+bool run_pointwise(const Conv2dWeightGrad& a) {
+  const ConvShape& s = a.shape;
+  if (!is_pointwise(s) || (a.out != DType::f32 && a.out != DType::f64)) return false;  // sums over images wait in it
+  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  visit_floating(a.dtype, [&]<class T>() {
+    for (std::int64_t first = 0; first < s.n; first += at_once) {
+      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
+      const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);
+      for (std::int64_t i = 0; i < images; ++i) {
+        run(Gemm{.dtype = a.dtype,
+                 .out = a.out,
+                 .trans_a = false,
+                 .trans_b = true,
+                 .m = s.c_out,
+                 .n = s.c_in,
+                 .k = pixels,
+                 .lda = pixels,
+                 .ldb = pixels,
+                 .ldc = s.c_in,
+                 .batch = 1,
+                 .stride_a = 0,
+                 .stride_b = 0,
+                 .stride_c = 0,
+                 .a = static_cast<const T*>(a.dy) + (first + i) * s.c_out * pixels,
+                 .b = x + i * s.c_in * pixels,
+                 .c = a.dweight,
+                 .bias = nullptr,
+                 .activation = Activation::none,
+                 .accumulate = a.accumulate || first + i > 0});
+      }
+    }
+  });
+  return true;
+}
+
+}  // namespace kernels::cpu::ANNEAL_LEVEL
+}  // namespace v0
+}  // namespace anneal

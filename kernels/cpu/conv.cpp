@@ -247,7 +247,7 @@ const Compute<T>* flipped(const ConvShape& s, const Phase& h, const Phase& w, co
 
 template <>
 void run(const Conv2d& a) {
-  if (run_winograd(a)) return;
+  if (run_winograd(a) || run_pointwise(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
     const Windows windows = windows_of(s);
@@ -269,7 +269,7 @@ void run(const Conv2d& a) {
 
 template <>
 void run(const Conv2dInputGrad& a) {
-  if (run_winograd(a)) return;
+  if (run_winograd(a) || run_pointwise(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
     // One pass over a depthwise dx is worth products with the zeros between dy's pixels.

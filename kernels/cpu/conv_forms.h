@@ -8,6 +8,9 @@ namespace anneal {
 inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 
+bool run_pointwise(const Conv2d& a);
+bool run_pointwise(const Conv2dInputGrad& a);
+bool run_pointwise(const Conv2dWeightGrad& a);
 bool run_winograd(const Conv2d& a);
 bool run_winograd(const Conv2dInputGrad& a);
 bool run_winograd(const Conv2dWeightGrad& a);

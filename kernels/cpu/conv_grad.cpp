@@ -150,7 +150,7 @@ struct WeightGrad {
 
 template <>
 void run(const Conv2dWeightGrad& a) {
-  if (run_winograd(a)) return;
+  if (run_winograd(a) || run_pointwise(a)) return;
   visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     const ConvShape& s = a.shape;
     WeightGrad<T, Out>{windows_of(s),

@@ -46,9 +46,23 @@ const T* gather(const ConvShape& s, const T* x, std::int64_t images) {
     T* row = to + p * h * w;
     for (std::int64_t i = 0; i < h; ++i, row += w) {
       const T* from = x + (p * s.h + i * s.stride_h) * s.w;
-      for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
+      if (s.stride_w == 2) {
+        for (std::int64_t j = 0; j < w; ++j) row[j] = from[2 * j];
+      } else {
+        for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
+      }
     }
   });
+  return to;
+}
+
+/// The transpose of `from`, which is [rows, columns].
+template <class T>
+T* transposed(const T* from, std::int64_t rows, std::int64_t columns) {
+  T* const to = scratch<T>(Scratch::weight, rows * columns);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) to[j * rows + i] = from[i * columns + j];
+  }
   return to;
 }
 
@@ -71,7 +85,9 @@ void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
 
 bool run_pointwise(const Conv2d& a) {
   const ConvShape& s = a.shape;
-  if (!is_pointwise(s) || a.bias) return false;
+  // With a stride, numbers that need no conversion are copied once where patches are.
+  const bool paired = a.dtype == DType::bf16;
+  if (!is_pointwise(s) || a.bias || (is_strided(s) && !paired)) return false;
   const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
   visit_floating(a.dtype, [&]<class T>() {
     for (std::int64_t first = 0; first < s.n; first += at_once) {
@@ -106,25 +122,26 @@ bool run_pointwise(const Conv2dInputGrad& a) {
   if (!is_pointwise(s)) return false;
   const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
   visit_floating(a.dtype, [&]<class T>() {
+    const T* const weight = transposed(static_cast<const T*>(a.weight), s.c_out, s.c_in);
     for (std::int64_t first = 0; first < s.n; first += at_once) {
       const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
       T* const dx = static_cast<T*>(a.dx) + first * s.c_in * s.h * s.w;
       T* const product = is_strided(s) ? scratch<T>(Scratch::image, images * s.c_in * pixels) : dx;
       run(Gemm{.dtype = a.dtype,
                .out = a.dtype,
-               .trans_a = true,
+               .trans_a = false,
                .trans_b = false,
                .m = s.c_in,
                .n = pixels,
                .k = s.c_out,
-               .lda = s.c_in,
+               .lda = s.c_out,
                .ldb = pixels,
                .ldc = pixels,
                .batch = images,
                .stride_a = 0,
                .stride_b = s.c_out * pixels,
                .stride_c = s.c_in * pixels,
-               .a = a.weight,
+               .a = weight,
                .b = static_cast<const T*>(a.dy) + first * s.c_out * pixels,
                .c = product,
                .bias = nullptr,
@@ -138,33 +155,47 @@ bool run_pointwise(const Conv2dInputGrad& a) {
 
 bool run_pointwise(const Conv2dWeightGrad& a) {
   const ConvShape& s = a.shape;
-  if (!is_pointwise(s) || (a.out != DType::f32 && a.out != DType::f64)) return false;  // sums over images wait in it
+  if (!is_pointwise(s)) return false;
   const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
-  visit_floating(a.dtype, [&]<class T>() {
+  // The one of fewer channels is copied, transposed, for each image: the rows are those of the other.
+  const bool by_input = s.c_in > s.c_out;
+  const std::int64_t rows = by_input ? s.c_in : s.c_out, columns = by_input ? s.c_out : s.c_in;
+  visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
+    using C = Compute<T>;
+    C* const sum = scratch<C>(Scratch::partial, rows * columns);
     for (std::int64_t first = 0; first < s.n; first += at_once) {
       const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
       const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);
       for (std::int64_t i = 0; i < images; ++i) {
+        const T* const dy = static_cast<const T*>(a.dy) + (first + i) * s.c_out * pixels;
         run(Gemm{.dtype = a.dtype,
-                 .out = a.out,
+                 .out = std::is_same_v<C, double> ? DType::f64 : DType::f32,
                  .trans_a = false,
                  .trans_b = true,
-                 .m = s.c_out,
-                 .n = s.c_in,
+                 .m = rows,
+                 .n = columns,
                  .k = pixels,
                  .lda = pixels,
                  .ldb = pixels,
-                 .ldc = s.c_in,
+                 .ldc = columns,
                  .batch = 1,
                  .stride_a = 0,
                  .stride_b = 0,
                  .stride_c = 0,
-                 .a = static_cast<const T*>(a.dy) + (first + i) * s.c_out * pixels,
-                 .b = x + i * s.c_in * pixels,
-                 .c = a.dweight,
+                 .a = by_input ? x + i * s.c_in * pixels : dy,
+                 .b = by_input ? dy : x + i * s.c_in * pixels,
+                 .c = sum,
                  .bias = nullptr,
                  .activation = Activation::none,
-                 .accumulate = a.accumulate || first + i > 0});
+                 .accumulate = first + i > 0});
+      }
+    }
+    auto* const to = static_cast<Out*>(a.dweight);
+    for (std::int64_t o = 0; o < s.c_out; ++o) {
+      for (std::int64_t i = 0; i < s.c_in; ++i) {
+        Out& at = to[o * s.c_in + i];
+        const C value = by_input ? sum[i * columns + o] : sum[o * columns + i];
+        at = store<Out>(a.accumulate ? load(at) + value : value);
       }
     }
   });

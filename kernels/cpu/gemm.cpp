@@ -14,7 +14,7 @@ constexpr std::int64_t tall = 96;              // from here on rows are cut over
 constexpr std::int64_t packed_rows = 192;      // of A, at a time
 constexpr std::int64_t converted_rows = 1024;  // of sums that cannot wait in C, at a time
 constexpr int packed_width = 48;               // a row of a packed A that was transposed: whole vectors and tiles
-constexpr std::int64_t few_rows = 24;          // up to here a copy of B costs more than it gives
+constexpr std::int64_t few_rows = 96;          // up to here a copy of B costs more than it gives
 constexpr std::int64_t panel_bytes = vector_bytes == 64 ? 512 << 10 : 128 << 10;  // of B, in the second-level cache
 
 template <class E>

@@ -83,7 +83,7 @@ template <class E, int Rows, int Vectors, class Walk, class Out>
   const E* a[Rows];
 #pragma GCC unroll 12
   for (int i = 0; i < Rows; ++i) a[i] = rows[i];
-  if (k >= 256) {  // long enough to fetch C meanwhile
+  if (k >= 48) {  // long enough to fetch C meanwhile
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8

@@ -151,9 +151,12 @@ INSTANTIATE_TEST_SUITE_P(Kernels, ConvShapes,
                                          ConvShape{24, 16, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // many panels
                                          ConvShape{2, 3, 7, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // odd everything
                                          ConvShape{3, 4, 8, 8, 6, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // pointwise
-                                         ConvShape{1, 2, 1, 1, 3, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // one pixel
-                                         ConvShape{0, 2, 4, 4, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // no images
-                                         ConvShape{2, 4, 11, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},   // stride 2, groups
+                                         ConvShape{2, 9, 17, 15, 5, 1, 1, 2, 2, 0, 0, 1, 1, 1},  // of every other pixel
+                                         ConvShape{2, 7, 20, 29, 8, 1, 1, 1, 3, 0, 0, 1, 1, 1},  // of every third
+                                         ConvShape{40, 512, 16, 16, 4, 1, 1, 2, 2, 0, 0, 1, 1, 1},  // in pieces
+                                         ConvShape{1, 2, 1, 1, 3, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // one pixel
+                                         ConvShape{0, 2, 4, 4, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // no images
+                                         ConvShape{2, 4, 11, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},     // stride 2, groups
                                          ConvShape{2, 3, 12, 40, 9, 3, 3, 3, 4, 1, 1, 1, 1, 1},   // stride above kernel
                                          ConvShape{2, 3, 6, 7, 3, 1, 1, 2, 3, 0, 0, 1, 1, 1},     // pixels never read
                                          ConvShape{2, 6, 13, 17, 70, 5, 4, 3, 2, 2, 3, 1, 2, 1},  // stride and dilation

@@ -259,7 +259,7 @@ struct Targets {
   double smoothing;
   const double* count;
 };
-/// `dx` (or null; it may lie over x) receives d loss[row] / dx
+/// `dx` (or null; it may lie over x) receives d loss[row] / dx. Losses are f64 for f64, else f32.
 struct CrossEntropy {
   DType dtype;
   std::int64_t rows, cols;
@@ -267,7 +267,8 @@ struct CrossEntropy {
   Targets targets;
   void *loss, *dx;
 };
-/// y = factor[row] * x; `shared`: one factor for all rows. y may be x: a row whose factor is 1 then costs nothing.
+/// y = factor[row] * x; `shared`: one factor for all rows. Factors are f64 for f64, else f32. y may be x: a row whose
+/// factor is 1 then costs nothing.
 struct ScaleRows {
   DType dtype;
   std::int64_t rows, cols;

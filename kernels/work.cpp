@@ -219,12 +219,13 @@ template <>
 Work work_of(const CrossEntropy& a, bool) {
   const Targets& t = a.targets;
   return {"cross_entropy", 0,
-          ((1 + count(a.dx) + count(t.probabilities)) * product(a.rows, a.cols) + product(a.rows)) * width(a.dtype) +
-              count(t.classes) * product(a.rows) * sizeof *t.classes};
+          (1 + count(a.dx) + count(t.probabilities)) * product(a.rows, a.cols) * width(a.dtype) +
+              product(a.rows) * wide(a.dtype) + count(t.classes) * product(a.rows) * sizeof *t.classes};
 }
 template <>
 Work work_of(const ScaleRows& a, bool) {
-  return {"scale_rows", 0, (2 * product(a.rows, a.cols) + (a.shared ? 1 : product(a.rows))) * width(a.dtype)};
+  return {"scale_rows", 0,
+          2 * product(a.rows, a.cols) * width(a.dtype) + (a.shared ? 1 : product(a.rows)) * wide(a.dtype)};
 }
 template <>
 Work work_of(const LayerNorm& a, bool) {

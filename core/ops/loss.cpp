@@ -87,16 +87,14 @@ Tensor softmax(const Tensor& x, int dim) { return softmax_along<false>(x, dim); 
 Tensor log_softmax(const Tensor& x, int dim) { return softmax_along<true>(x, dim); }
 
 Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOptions options) {
-  // Gradients that are not scaled yet need more range than f16 has.
-  const bool narrow = input.dtype() == DType::f16 && !autocast_dtype();
-  const Tensor full = narrow ? input.to(DType::f32) : autocast(policy_of("cross_entropy"), input);
-  const Tensor& given = full.defined() ? full : input;
+  // Gradients that are not scaled yet need more range than f16 has, and probabilities more digits than bf16.
+  const bool by_class = !is_floating(target.dtype()), narrow = size_of(input.dtype()) == 2;
+  const Tensor given = narrow && (input.dtype() == DType::f16 || !by_class) ? input.to(DType::f32) : input;
   check(is_floating(given.dtype()), "cross_entropy: expected logits of a floating dtype, got {}",
         name_of(given.dtype()));
   check(given.rank() >= 2, "cross_entropy: expected logits [n, classes] or [n, classes, ...], got {}", given.shape());
   check(options.label_smoothing >= 0 && options.label_smoothing <= 1,
         "cross_entropy: label_smoothing {} is not in [0, 1]", options.label_smoothing);
-  const bool by_class = !is_floating(target.dtype());
   const Shape expected = by_class ? given.shape().without(1) : given.shape();
   check_devices("cross_entropy", given, target);
   check(target.shape() == expected, "cross_entropy: logits {} need a target of shape {}, got {} {}", given.shape(),
@@ -119,7 +117,8 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
                                  by_class ? nullptr : wanted.raw(), options.ignore_index, options.label_smoothing,
                                  averaged ? static_cast<const double*>(count.raw()) : nullptr};
   const TensorOptions like{.dtype = logits.dtype(), .device = logits.device()};
-  const Tensor losses = empty({n}, like);
+  const Tensor losses =
+      empty({n}, {.dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32, .device = logits.device()});
   Tensor gradient;
   if (grad_enabled() && logits.requires_grad()) {
     // Logits that were converted or copied just now are seen here only: the gradient may take their place.
@@ -135,7 +134,7 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
   }();
   const Tensor result = record<CrossEntropyRule>(loss, {logits}, gradient, !each);
   const Tensor shaped = each && given.rank() > 2 ? result.reshape(given.shape().without(1)) : result;
-  return narrow ? shaped.to(DType::f16) : shaped;
+  return narrow && !autocast_dtype() ? shaped.to(input.dtype()) : shaped;
 }
 
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction) {

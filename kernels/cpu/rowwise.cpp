@@ -209,7 +209,7 @@ void run(const CrossEntropy& a) {
   visit_floating(a.dtype, [&]<class T>() {
     const LaneGroup g;
     const auto* x = static_cast<const T*>(a.x);
-    auto* loss = static_cast<T*>(a.loss);
+    auto* loss = static_cast<Compute<T>*>(a.loss);
     auto* dx = static_cast<T*>(a.dx);
     // A row is worked out near by, and then written once.
     const bool streamed = std::is_same_v<T, Compute<T>> && dx != nullptr &&
@@ -217,7 +217,7 @@ void run(const CrossEntropy& a) {
     for_rows(a.rows, a.cols, [=, targets = a.targets, cols = a.cols](std::int64_t r) {
       T* const to = streamed ? scratch<T>(Scratch::rows, cols) : dx ? dx + r * cols : nullptr;
       const auto target = row_target<T>(targets, r, cols);
-      loss[r] = store<T>(cross_entropy_row(g, cols, x + r * cols, target, to, to ? exps_of(to, cols) : nullptr));
+      loss[r] = cross_entropy_row(g, cols, x + r * cols, target, to, to ? exps_of(to, cols) : nullptr);
       if constexpr (std::is_same_v<T, Compute<T>>) {
         if (streamed) stream_row(to, dx + r * cols, cols);
       }
@@ -230,11 +230,11 @@ void run(const ScaleRows& a) {
   visit_floating(a.dtype, [&]<class T>() {
     const LaneGroup g;
     const auto* x = static_cast<const T*>(a.x);
-    const auto* factors = static_cast<const T*>(a.factor);
+    const auto* factors = static_cast<const Compute<T>*>(a.factor);
     auto* y = static_cast<T*>(a.y);
-    if (x == y && a.shared && load(*factors) == 1) return;
+    if (x == y && a.shared && *factors == 1) return;
     for_rows(a.rows, a.cols, [=, shared = a.shared, cols = a.cols](std::int64_t r) {
-      const auto factor = load(factors[shared ? 0 : r]);
+      const Compute<T> factor = factors[shared ? 0 : r];
       if (x == y && factor == 1) return;
       g.each(cols,
              [=, from = x + r * cols, to = y + r * cols](std::int64_t i) { to[i] = store<T>(factor * load(from[i])); });

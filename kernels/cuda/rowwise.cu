@@ -182,14 +182,14 @@ template <class T>
 struct CrossEntropyProgram {
   static constexpr int inputs = 1;
   Targets targets;
-  T* loss;
+  Compute<T>* loss;
   bool differentiated;
 
   template <class G>
   ANNEAL_DEVICE void operator()(const G& g, std::int64_t row, std::int64_t n, const T* const* in, T* out) const {
     const auto target = row_target<T>(targets, row, n);
     const auto value = cross_entropy_row(g, n, in[0], target, differentiated ? out : nullptr, nullptr);
-    if (g.lane() == 0) loss[row] = store<T>(value);
+    if (g.lane() == 0) loss[row] = value;
   }
 };
 
@@ -197,13 +197,14 @@ template <class T>
 struct ScaleRowsKernel {
   static constexpr int threads = 256;
   std::int64_t rows, cols;
-  const T *x, *factors;
+  const T* x;
+  const Compute<T>* factors;
   bool shared;
   T* y;
 
   ANNEAL_DEVICE void operator()(Block& block) const {
     for (std::int64_t row = block.index(); row < rows; row += block.count()) {
-      const auto factor = load(factors[shared ? 0 : row]);
+      const Compute<T> factor = factors[shared ? 0 : row];
       if (x == y && factor == 1) continue;
       for (std::int64_t i = row * cols + block.thread(); i < (row + 1) * cols; i += threads) {
         y[i] = store<T>(factor * load(x[i]));
@@ -403,7 +404,7 @@ void run(const CheckTargets& a, Stream stream) {
 template <>
 void run(const CrossEntropy& a, Stream stream) {
   visit_floating(a.dtype, [&]<class T>() {
-    const CrossEntropyProgram<T> program{a.targets, static_cast<T*>(a.loss), a.dx != nullptr};
+    const CrossEntropyProgram<T> program{a.targets, static_cast<Compute<T>*>(a.loss), a.dx != nullptr};
     run_rows<T>(stream, program, {a.rows, a.cols, {a.x}, a.dx});
   });
 }
@@ -412,8 +413,8 @@ template <>
 void run(const ScaleRows& a, Stream stream) {
   visit_floating(a.dtype, [&]<class T>() {
     launch(stream, blocks_for(a.rows, 1),
-           ScaleRowsKernel<T>{a.rows, a.cols, static_cast<const T*>(a.x), static_cast<const T*>(a.factor), a.shared,
-                              static_cast<T*>(a.y)});
+           ScaleRowsKernel<T>{a.rows, a.cols, static_cast<const T*>(a.x), static_cast<const Compute<T>*>(a.factor),
+                              a.shared, static_cast<T*>(a.y)});
   });
 }
 

@@ -79,6 +79,27 @@ TEST(Autocast, BatchNormKeepsItsParametersFull) {
   }
 }
 
+// The loss of 16-bit logits is f32, to the bit as if they had been converted; so is their gradient, before its
+// rounding.
+TEST(Autocast, CrossEntropyTakesLogitsOfSixteenBits) {
+  for (const DType dtype : {DType::bf16, DType::f16}) {
+    const Tensor values = (randn({7, 300}) * 3).to(dtype), target = tensor({0, 5, 299, 7, -100, 8, 1}).to(DType::i64);
+    for (const LossReduction reduction : {LossReduction::mean, LossReduction::none}) {
+      const Autocast cast(dtype);
+      const Tensor x = values.clone().set_requires_grad(), wide = values.to(DType::f32).set_requires_grad();
+      const Tensor loss = cross_entropy(x, target, {.reduction = reduction});
+      const Tensor expected = cross_entropy(wide, target, {.reduction = reduction});
+      EXPECT_EQ(loss.dtype(), DType::f32);
+      EXPECT_EQ(loss.to_vector(), expected.to_vector());
+      sum(loss).backward();
+      sum(expected).backward();
+      EXPECT_EQ(x.grad().dtype(), dtype);
+      EXPECT_EQ(x.grad().to_vector(), wide.grad().to(dtype).to_vector());
+    }
+    EXPECT_EQ(cross_entropy(values, target).dtype(), dtype) << "without Autocast";
+  }
+}
+
 TEST(Autocast, ATwinIsKeptUntilTheWeightChanges) {
   const Tensor w = leaf({4, 4});
   const Tensor x = randn({1, 4}).to(DType::bf16);

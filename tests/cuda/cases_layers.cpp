@@ -124,8 +124,13 @@ void add_rowwise(Cases& all) {
                   const auto rows = samples_of(m), cols = classes_of(m);
                   const void* x = m.input(rows * cols);
                   const Targets t = targets(m);
-                  return CrossEntropy{
-                      m.dtype(), rows, cols, x, t, m.output(rows), differentiated ? m.output(rows * cols) : nullptr};
+                  return CrossEntropy{m.dtype(),
+                                      rows,
+                                      cols,
+                                      x,
+                                      t,
+                                      m.output(rows, wide),
+                                      differentiated ? m.output(rows * cols) : nullptr};
                 })
             .timed = form.empty();
       }
@@ -139,7 +144,7 @@ void add_rowwise(Cases& all) {
                                rows,
                                cols,
                                m.input(rows * cols),
-                               m.input(shared ? 1 : rows),
+                               m.input(shared ? 1 : rows, {}, wide),
                                shared,
                                m.output(rows * cols)};
             })

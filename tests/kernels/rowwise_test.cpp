@@ -152,7 +152,8 @@ struct Entropy {
     over = x;
     run(over.data(), loss.data(), over.data());
   }
-  std::vector<T> x, q, loss, loss_alone, dx, over;
+  std::vector<T> x, q, dx, over;
+  std::vector<Compute<T>> loss, loss_alone;
   std::vector<std::int64_t> classes;
 };
 
@@ -196,7 +197,7 @@ TYPED_TEST(Rowwise, CrossEntropyOfMaskedLogits) {
   const std::vector<TypeParam> x{store<TypeParam>(Compute<TypeParam>(0)), low, store<TypeParam>(Compute<TypeParam>(0))};
   const std::int64_t target = 0;
   for (const double smoothing : {0.0, 0.1}) {
-    std::vector<TypeParam> loss(1);
+    std::vector<Compute<TypeParam>> loss(1);
     std::vector<TypeParam> dx(3);
     const Targets targets{&target, nullptr, ignored, smoothing, nullptr};
     backend::run(kernels::CrossEntropy{this->dtype, 1, 3, x.data(), targets, loss.data(), dx.data()});
@@ -210,7 +211,7 @@ TYPED_TEST(Rowwise, CrossEntropySameBitsForAnyThreads) {
     if (c.count == 0) continue;
     expect_thread_independent([&] {
       const Entropy<TypeParam> e(c, large);
-      return std::vector{e.loss, e.dx, e.over};
+      return std::vector{doubles(e.loss), doubles(e.dx), doubles(e.over)};
     });
   }
 }
@@ -219,8 +220,9 @@ TYPED_TEST(Rowwise, ScaleRows) {
   for (const Rows& s : shapes) {
     for (const bool shared : {false, true}) {
       SCOPED_TRACE(::testing::Message() << s.rows << " x " << s.cols << (shared ? " shared" : ""));
-      auto x = this->values(s.size(), 1), factor = this->values(s.rows + 1, 2);
-      if (s.rows > 1) factor[1] = store<TypeParam>(Compute<TypeParam>(1));
+      auto x = this->values(s.size(), 1);
+      auto factor = random_values<Compute<TypeParam>>(s.rows + 1, 2);
+      if (s.rows > 1) factor[1] = 1;
       const auto scale = [&](const void* from, void* to) {
         backend::run(kernels::ScaleRows{this->dtype, s.rows, s.cols, from, factor.data(), shared, to});
       };
@@ -234,7 +236,7 @@ TYPED_TEST(Rowwise, ScaleRows) {
       expect_near(y, want);
       scale(x.data(), x.data());
       EXPECT_TRUE(same_bits(x, y));
-      factor.assign(factor.size(), store<TypeParam>(Compute<TypeParam>(1)));
+      factor.assign(factor.size(), 1);
       scale(x.data(), x.data());
       EXPECT_TRUE(same_bits(x, y));
     }

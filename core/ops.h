@@ -18,6 +18,9 @@ inline namespace v0 {
 
 template <class Op>
 Tensor unary(const Tensor& x);
+/// dy op'(saved), differentiable in both; `saved` is what went into op, or came out, as the functor says. For rules.
+template <class Op>
+Tensor unary_grad(const Tensor& dy, const Tensor& saved);
 
 inline Tensor neg(const Tensor& x) { return unary<kernels::Neg>(x); }
 inline Tensor abs(const Tensor& x) { return unary<kernels::Abs>(x); }
@@ -134,8 +137,10 @@ Tensor sum_to(const Tensor& x, const Shape& shape);
 /// Matrix product of the last two dimensions; leading ones broadcast. A vector is a row on the left, a column on the
 /// right, as in NumPy.
 Tensor matmul(const Tensor& a, const Tensor& b);
-/// x weight^T + bias: x [..., in], weight [out, in], bias [out] or undefined -> [..., out].
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+using kernels::Activation;
+/// activation(x weight^T + bias): x [..., in], weight [out, in], bias [out] or undefined -> [..., out]. The activation
+/// is taken in the product's pass; with gelu the result can be differentiated once.
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Activation activation = Activation::none);
 
 // ---- sequences: [n, channels, length] ----
 
@@ -160,6 +165,7 @@ struct Conv2dOptions {
   Pair padding = 0;
   Pair dilation = 1;
   std::int64_t groups = 1;
+  Activation activation = Activation::none;  ///< of the result, in the same pass: none or relu
 };
 /// Cross-correlation: x [n, c_in, h, w], weight [c_out, c_in / groups, kh, kw], bias [c_out] or undefined.
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, Conv2dOptions options = {});

@@ -139,11 +139,11 @@ struct ArgReduce {
 
 // ---- linear algebra ----
 
-enum class Activation { none, relu };
+enum class Activation { none, relu, gelu };
 /// C = activation(op(A) op(B) + bias), or C += op(A) op(B) if `accumulate` (then without bias and activation).
 /// op(A) is [m, k], op(B) is [k, n]; `lda` is the distance of rows as stored. `bias` (or null) has n elements.
 /// A batch repeats the product at distances `stride_*` (0 = shared operand). A and B have `dtype`; C and bias have
-/// `out`: `dtype`, or f32 where that has 16 bits.
+/// `out`: `dtype`, or f32 where that has 16 bits. `saved` (or null), laid out like C, receives what gelu was taken of.
 struct Gemm {
   DType dtype, out;
   bool trans_a, trans_b;
@@ -154,6 +154,7 @@ struct Gemm {
   const void* bias;
   Activation activation;
   bool accumulate;
+  void* saved = nullptr;
 };
 
 // ---- images, NCHW ----
@@ -164,7 +165,8 @@ struct ConvShape {
   constexpr std::int64_t out_h() const { return (h + 2 * padding_h - dilation_h * (kernel_h - 1) - 1) / stride_h + 1; }
   constexpr std::int64_t out_w() const { return (w + 2 * padding_w - dilation_w * (kernel_w - 1) - 1) / stride_w + 1; }
 };
-/// y = conv(x, weight) + bias; weight is [c_out, c_in / groups, kernel_h, kernel_w], bias may be null
+/// y = activation(conv(x, weight) + bias), none or relu; weight is [c_out, c_in / groups, kernel_h, kernel_w], bias may
+/// be null
 struct Conv2d {
   DType dtype;
   ConvShape shape;

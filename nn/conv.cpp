@@ -39,7 +39,11 @@ Conv2d::Conv2d(Slot at, std::int64_t in, std::int64_t out, Pair window, Conv2dLa
       bias({this, "bias"}, o.bias ? init::bias_(empty({out}), init::fans(weight).in) : Tensor()),
       options_{o.stride, o.padding, o.dilation, o.groups} {}
 
-Tensor Conv2d::forward(const Tensor& x) const { return conv2d(x, weight, bias, options_); }
+Tensor Conv2d::forward(const Tensor& x, kernels::Activation activation) const {
+  Conv2dOptions options = options_;
+  options.activation = activation;
+  return conv2d(x, weight, bias, options);
+}
 
 }  // namespace nn
 }  // namespace v0

@@ -45,7 +45,9 @@ class Conv2d : public Module {
   Conv2d(Slot at, std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions options = {});
   Conv2d(std::int64_t in, std::int64_t out, Pair window, Conv2dLayerOptions options = {})
       : Conv2d(Slot{}, in, out, window, options) {}
-  Tensor forward(const Tensor& x) const override;
+  Tensor forward(const Tensor& x) const override { return forward(x, kernels::Activation::none); }
+  /// With an activation in the same pass.
+  Tensor forward(const Tensor& x, kernels::Activation activation) const;
 
   Parameter weight;
   Parameter bias;  ///< undefined without bias

@@ -14,7 +14,9 @@ Linear::Linear(Slot at, std::int64_t in, std::int64_t out, LinearOptions options
       weight({this, "weight"}, init::kaiming_uniform_(empty({out, in}), std::sqrt(5.0))),
       bias({this, "bias"}, options.bias ? init::bias_(empty({out}), in) : Tensor()) {}
 
-Tensor Linear::forward(const Tensor& x) const { return linear(x, weight, bias); }
+Tensor Linear::forward(const Tensor& x, kernels::Activation activation) const {
+  return linear(x, weight, bias, activation);
+}
 
 }  // namespace nn
 }  // namespace v0

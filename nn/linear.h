@@ -15,7 +15,9 @@ class Linear : public Module {
  public:
   Linear(Slot at, std::int64_t in, std::int64_t out, LinearOptions options = {});
   Linear(std::int64_t in, std::int64_t out, LinearOptions options = {}) : Linear(Slot{}, in, out, options) {}
-  Tensor forward(const Tensor& x) const override;
+  Tensor forward(const Tensor& x) const override { return forward(x, kernels::Activation::none); }
+  /// With an activation in the same pass.
+  Tensor forward(const Tensor& x, kernels::Activation activation) const;
 
   Parameter weight;
   Parameter bias;  ///< undefined without bias

@@ -12,8 +12,9 @@ namespace anneal {
 inline namespace v0 {
 namespace nn {
 
-/// Calls its modules one after the other. They are given by value and named "0", "1", ...:
-/// `nn::Sequential net{{this, "net"}, nn::Linear(784, 512), nn::ReLU(), nn::Linear(512, 10)};`
+/// Calls its modules one after the other; a ReLU after a Linear or Conv2d is taken in the same pass. They are given by
+/// value and named "0", "1", ...: `nn::Sequential net{{this, "net"}, nn::Linear(784, 512), nn::ReLU(), nn::Linear(512,
+/// 10)};`
 class Sequential : public Module {
  public:
   template <std::derived_from<Module>... Layers>
@@ -43,14 +44,18 @@ class Sequential : public Module {
  private:
   // A copy needs to know the type, which only `add` saw.
   using Copy = std::unique_ptr<Module> (*)(const Module&);
+  // What a module and the next one come to.
+  using Together = Tensor (*)(const Module&, const Tensor& x);
   struct Layer {
     std::unique_ptr<Module> module;
     Copy copy;
+    Together with_next = nullptr;  // null: each by itself
   };
   template <class M>
   static std::unique_ptr<Module> copy_of(const Module& module) {
     return std::make_unique<M>(static_cast<const M&>(module));
   }
+  static Together together(const Module& layer, const Module& next);
   void append(Layer layer);
 
   std::vector<Layer> layers_;

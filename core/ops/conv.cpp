@@ -15,7 +15,8 @@ Shape input_shape(const ConvShape& s) { return {s.n, s.c_in, s.h, s.w}; }
 Shape weight_shape(const ConvShape& s) { return {s.c_out, s.c_in / s.groups, s.kernel_h, s.kernel_w}; }
 Shape output_shape(const ConvShape& s) { return {s.n, s.c_out, s.out_h(), s.out_w()}; }
 
-Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const Tensor& bias);
+Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const Tensor& bias,
+               Activation activation = Activation::none);
 Tensor input_grad(const ConvShape& s, const Tensor& dy, const Tensor& weight);
 Tensor weight_grad(const ConvShape& s, const Tensor& dy, const Tensor& x);
 
@@ -38,6 +39,13 @@ struct ConvRule {
     if (dx.wants(2)) dx.set(2, sum(sum(dy, {2, 3}, false, weight.dtype()), {0}));
   }
 };
+struct ConvReluRule {
+  static constexpr const char* name = "conv2d";
+  static void backward(const Tensor& dy, Gradients& dx, const ConvShape& s, const Tensor& x, const Tensor& weight,
+                       const Tensor& y) {
+    ConvRule::backward(unary_grad<kernels::Relu>(dy, y), dx, s, x, weight);
+  }
+};
 struct InputGradRule {
   static constexpr const char* name = "conv2d_input_grad";
   static void backward(const Tensor& g, Gradients& dx, const ConvShape& s, const Tensor& dy, const Tensor& weight) {
@@ -53,17 +61,17 @@ struct WeightGradRule {
   }
 };
 
-Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
   const Tensor y = empty(output_shape(s), {.dtype = x.dtype(), .device = x.device()});
   {
     const NoGrad no_grad;
     const Tensor dense_x = x.contiguous();
     const Tensor dense_weight = weight_like(x, weight).contiguous();
     const Tensor dense_bias = bias.defined() ? weight_like(x, bias).contiguous() : bias;
-    launch(x.device(),
-           kernels::Conv2d{x.dtype(), s, dense_x.raw(), dense_weight.raw(), bias.defined() ? dense_bias.raw() : nullptr,
-                           y.raw(), kernels::Activation::none});
+    launch(x.device(), kernels::Conv2d{x.dtype(), s, dense_x.raw(), dense_weight.raw(),
+                                       bias.defined() ? dense_bias.raw() : nullptr, y.raw(), activation});
   }
+  if (activation == Activation::relu) return record<ConvReluRule>(y, {x, weight, bias}, s, x, weight, y);
   return record<ConvRule>(y, {x, weight, bias}, s, x, weight);
 }
 
@@ -108,7 +116,8 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv2dO
             s.w + 2 * s.padding_w >= s.dilation_w * (s.kernel_w - 1) + 1,
         "conv2d: the window of weight {} does not fit into x {} with padding {} x {}", weight.shape(), x.shape(),
         s.padding_h, s.padding_w);
-  return forward(s, x, weight, bias);
+  check(o.activation != Activation::gelu, "conv2d: expected the activation none or relu, got gelu");
+  return forward(s, x, weight, bias, o.activation);
 }
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, Conv1dOptions o) {

@@ -9,8 +9,6 @@ namespace anneal {
 inline namespace v0 {
 namespace {
 
-using kernels::Activation;
-
 // A matrix [rows, cols] as the kernel takes it: dense rows at distance `ld`, or those of its transpose.
 struct Matrix {
   Tensor tensor;  // of rank 2 or 3
@@ -30,8 +28,10 @@ Matrix matrix_of(const Tensor& x) {
   return {x.contiguous(), false, at_least(cols, 1)};
 }
 
-// a b + bias, for a [batch, m, k] and b [batch, k, n]; the batch may be missing.
-void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destination& to) {
+// activation(a b + bias), for a [batch, m, k] and b [batch, k, n]; the batch may be missing. `saved`: see
+// kernels::Gemm.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destination& to,
+          Activation activation = Activation::none, const Tensor& saved = {}) {
   const NoGrad no_grad;
   const Tensor& c = to.out;
   const Matrix left = matrix_of(a);
@@ -55,8 +55,9 @@ void gemm(const Tensor& a, const Tensor& b, const Tensor& bias, const Destinatio
                                    .b = right.tensor.raw(),
                                    .c = c.raw(),
                                    .bias = bias.defined() ? bias.raw() : nullptr,
-                                   .activation = Activation::none,
-                                   .accumulate = to.accumulate});
+                                   .activation = activation,
+                                   .accumulate = to.accumulate,
+                                   .saved = saved.defined() ? saved.raw() : nullptr});
 }
 
 // a [.., m, k] b [.., k, n], ranks 2 or 3.
@@ -89,6 +90,16 @@ struct LinearRule {
       if (dx.wants(1)) gemm(dy.transpose(0, 1), x, {}, dx.into(1, weight));
     }
     if (dx.wants(2)) dx.set(2, sum(dy, {0}, false, weight.dtype()));
+  }
+};
+
+// With an activation, of which `kept` is what came out, or what went in.
+template <class Op>
+struct ActivatedRule {
+  static constexpr const char* name = "linear";
+  static void backward(const Tensor& dy, Gradients& dx, const Tensor& x, const Tensor& weight, const Tensor& kept) {
+    if constexpr (Op::saves == kernels::Saves::input) check_differentiated_once(name);
+    LinearRule::backward(unary_grad<Op>(dy, kept), dx, x, weight);
   }
 };
 
@@ -127,8 +138,8 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   return product(batched(a), batched(b)).reshape(shape);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  if (const Tensor low = autocast(policy_of("linear"), x); low.defined()) return linear(low, weight, bias);
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Activation activation) {
+  if (const Tensor low = autocast(policy_of("linear"), x); low.defined()) return linear(low, weight, bias, activation);
   check_weight(x, weight, "linear");
   check_devices("linear", x, weight, bias);
   check(x.rank() >= 1 && weight.rank() == 2 && x.size(-1) == weight.size(1), "linear: x is {} but the weight is {}",
@@ -140,14 +151,20 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   if (x.rank() != 2) {
     Shape shape = x.shape();
     shape[-1] = weight.size(0);
-    return linear(x.reshape({shape.without(-1).numel(), x.size(-1)}), weight, bias).reshape(shape);
+    return linear(x.reshape({shape.without(-1).numel(), x.size(-1)}), weight, bias, activation).reshape(shape);
   }
-  const Tensor y = empty({x.size(0), weight.size(0)}, {.dtype = x.dtype(), .device = x.device()});
+  const TensorOptions like{.dtype = x.dtype(), .device = x.device()};
+  const Tensor y = empty({x.size(0), weight.size(0)}, like);
+  const bool differentiated = grad_enabled() && (x.requires_grad() || weight.requires_grad() || bias.requires_grad());
+  const Tensor saved = activation == Activation::gelu && differentiated ? empty(y.shape(), like) : Tensor();
   {
     const NoGrad no_grad;
     gemm(x, weight_like(x, weight).transpose(0, 1), bias.defined() ? weight_like(x, bias).contiguous() : bias,
-         {y, false});
+         {y, false}, activation, saved);
   }
+  if (activation == Activation::relu) return record<ActivatedRule<kernels::Relu>>(y, {x, weight, bias}, x, weight, y);
+  if (activation == Activation::gelu)
+    return record<ActivatedRule<kernels::Gelu>>(y, {x, weight, bias}, x, weight, saved);
   return record<LinearRule>(y, {x, weight, bias}, x, weight);
 }
 

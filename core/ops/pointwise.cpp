@@ -11,10 +11,6 @@ namespace {
 
 // ---- one input ----
 
-// dy * op'(saved), differentiable in both.
-template <class Op>
-Tensor unary_grad(const Tensor& dy, const Tensor& saved);
-
 template <class Op>
 struct UnaryGradRule {
   static constexpr const char* name = Op::name;
@@ -29,14 +25,6 @@ struct UnaryGradRule {
     dx.set(1, out);
   }
 };
-template <class Op>
-Tensor unary_grad(const Tensor& dy, const Tensor& saved) {
-  const Tensor dx = empty_like(saved);
-  launch(dy.device(), kernels::UnaryGrad{kernels::unary_id<Op>, dy.dtype(), space_of(dx.shape(), dy, saved, dx),
-                                         dy.raw(), saved.raw(), dx.raw()});
-  return record<UnaryGradRule<Op>>(dx, {dy, saved}, dy, saved);
-}
-
 template <class Op>
 struct UnaryRule {
   static constexpr const char* name = Op::name;
@@ -145,6 +133,15 @@ Tensor like(const Tensor& x, double value) { return scalar(value, {.dtype = x.dt
 
 }  // namespace
 
+template <class Op>
+Tensor unary_grad(const Tensor& dy, const Tensor& saved) {
+  const Tensor dx = empty_like(saved);
+  launch(dy.device(), kernels::UnaryGrad{kernels::unary_id<Op>, dy.dtype(), space_of(dx.shape(), dy, saved, dx),
+                                         dy.raw(), saved.raw(), dx.raw()});
+  return record<UnaryGradRule<Op>>(dx, {dy, saved}, dy, saved);
+}
+template Tensor unary_grad<kernels::Relu>(const Tensor&, const Tensor&);
+template Tensor unary_grad<kernels::Gelu>(const Tensor&, const Tensor&);
 template <class Op>
 Tensor unary(const Tensor& x) {
   check(is_floating(x.dtype()), "{}: expected a floating dtype, got {}", Op::name, name_of(x.dtype()));

@@ -1,9 +1,11 @@
 // Matrix multiplication. C is cut over threads, by rows before columns; sums over k are never cut.
 #include "anneal/kernels/cpu/gemm.h"
 
+#include "anneal/kernels/cpu/lanes.h"
 #include "anneal/kernels/cpu/level.h"
 #include "anneal/kernels/cpu/operand.h"
 #include "anneal/kernels/parallel.h"
+#include "anneal/kernels/pointwise.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -33,6 +35,32 @@ std::int64_t block_of_columns(std::int64_t n, std::int64_t depth) {
   const std::int64_t blocks = (units + most - 1) / most;
   return (units + blocks - 1) / blocks * unit;
 }
+
+/// What becomes of sums that are complete and in C: GELU, and a copy of what it is taken of in `saved`, if that is not
+/// null.
+template <class Out>
+struct Finish {
+  bool gelu = false;
+  Out* saved = nullptr;
+
+  Finish from(std::int64_t offset) const { return {gelu, saved ? saved + offset : nullptr}; }
+  void run(std::int64_t rows, std::int64_t columns, Out* c, std::int64_t ldc) const {
+    if (!gelu) return;
+    using C = Compute<Out>;
+    constexpr std::int64_t at_once = 64;  // all of them computed: bits do not depend on where a row ends
+    for (std::int64_t i = 0; i < rows; ++i, c += ldc) {
+      for (std::int64_t j = 0; j < columns; j += at_once) {
+        const std::int64_t some = columns - j < at_once ? columns - j : at_once;
+        C x[at_once] = {};
+        copy_matrix(1, some, c + j, 0, x, 0);
+        if (saved) copy_matrix(1, some, x, 0, saved + i * ldc + j, 0);
+        ANNEAL_LANES
+        for (std::int64_t l = 0; l < at_once; ++l) x[l] = Gelu::fwd(x[l]);
+        copy_matrix(1, some, x, 0, c + j, 0);
+      }
+    }
+  }
+};
 
 /// Rows of A and columns of B from one element on, `depth` deep, as the tiles take them: where they are, or packed.
 template <class T>
@@ -67,7 +95,7 @@ struct Block {
   /// C[rows, columns] = the part of the sums that lies in this block, then `epilogue`. A strip of rows stays in the
   /// first-level cache while it meets all panels.
   template <class Out>
-  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue) const {
+  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue, const Finish<Out>& finish = {}) const {
     for (std::int64_t i = 0; i < rows;) {
       const int r = next_tile(rows - i, strip);
       const E* row[2 * tile_rows];
@@ -82,6 +110,7 @@ struct Block {
                                              some - (vectors - 1) * lanes<E>, e);
         j += some;
       }
+      finish.from(i * ldc).run(r, columns, c + i * ldc, ldc);
       i += r;
     }
   }
@@ -102,7 +131,7 @@ struct Block {
 /// C[m, n] = A B, then `epilogue`, on this thread. Blocks of B stay in the second-level cache while all of A passes.
 template <class T, class Out>
 void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand<T>& b, Out* c, std::int64_t ldc,
-              const Epilogue<Compute<T>>& epilogue) {
+              const Epilogue<Compute<T>>& epilogue, const Finish<Out>& finish = {}) {
   using E = Element<T>;
   using C = Compute<T>;
   const std::int64_t k = a.depth(), block_k = block_of_k<E>(k, a.has_lines() ? 1 : 2);
@@ -121,6 +150,7 @@ void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand
       for (std::int64_t i = 0; i < m; i += chunk) {
         block.pack_a(a.from(i), m - i < chunk ? m - i : chunk);
         Epilogue<C> e{};
+        const Finish<Out> done = last ? finish.from(i * ldc + j) : Finish<Out>{};
         if (last) {
           e = epilogue;
           if (e.row_bias) e.row_bias += i;
@@ -128,10 +158,10 @@ void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand
         }
         if constexpr (std::is_same_v<Out, C>) {
           e.add = epilogue.add || p > 0;
-          block.multiply(c + i * ldc + j, ldc, e);
+          block.multiply(c + i * ldc + j, ldc, e, done);
         } else {
           if (p > 0) e.partial = sums + i * block_n, e.ld_partial = block_n;
-          if (last) block.multiply(c + i * ldc + j, ldc, e);
+          if (last) block.multiply(c + i * ldc + j, ldc, e, done);
           else block.multiply(sums + i * block_n, block_n, e);
         }
       }
@@ -150,6 +180,7 @@ struct Product {
   std::int64_t ldc;
   const C* bias;
   bool relu, accumulate;
+  Finish<Out> finish;
 
   /// With few rows copying a transposed B costs more than it gives: C^T = B^T A^T copies A instead.
   bool flipped() const { return m >= 12 && m < tall && b.along_k && a.along_k && !accumulate; }
@@ -162,7 +193,7 @@ struct Product {
       return block(i + converted_rows, rows - converted_rows, j, columns);
     }
     multiply(rows, columns, a.from(i), b.from(j), c + i * ldc + j, ldc,
-             Epilogue<C>{accumulate, nullptr, bias ? bias + j : nullptr, relu});
+             Epilogue<C>{accumulate, nullptr, bias ? bias + j : nullptr, relu}, finish.from(i * ldc + j));
   }
 
   void flipped_block(std::int64_t j, std::int64_t columns) const {
@@ -172,6 +203,7 @@ struct Product {
       C* product = scratch<C>(Scratch::product, rows * ld);
       multiply(rows, m, b.from(j), a, product, ld, Epilogue<C>{false, bias ? bias + j : nullptr, nullptr, relu});
       transpose_matrix(rows, m, product, ld, c + j, ldc);
+      finish.from(j).run(m, rows, c + j, ldc);
     }
   }
 
@@ -310,14 +342,14 @@ template <class T, class Out>
 void run_gemm(const Gemm& g) {
   const auto* bias = static_cast<const Out*>(g.bias);
   const Compute<T>* bias_c = bias ? dense(bias, g.n, 1, Scratch::bias) : nullptr;
-  const bool relu = g.activation == Activation::relu;
+  const bool relu = g.activation == Activation::relu, gelu = g.activation == Activation::gelu;
   const auto run_one = [&](std::int64_t i, bool parallel) {
     const T* a = static_cast<const T*>(g.a) + i * g.stride_a;
     const T* b = static_cast<const T*>(g.b) + i * g.stride_b;
     Out* c = static_cast<Out*>(g.c) + i * g.stride_c;
     const bool row_dots = g.m == 1 && g.trans_b;
     const bool few_columns = std::is_same_v<T, Compute<T>> && g.trans_b && g.n <= 10 && g.k >= 128;
-    if (row_dots || (!g.trans_a && (g.n == 1 || few_columns))) {
+    if (!gelu && (row_dots || (!g.trans_a && (g.n == 1 || few_columns)))) {
       const std::int64_t count = row_dots ? g.n : g.m, columns = row_dots ? 1 : g.n;
       const Compute<T>* x = row_dots ? dense(a, g.k, g.trans_a ? g.lda : 1, Scratch::rows)
                                      : dense(b, g.k, g.trans_b ? 1 : g.ldb, Scratch::rows);
@@ -327,7 +359,7 @@ void run_gemm(const Gemm& g) {
       const double flops = 2.0 * static_cast<double>(count * columns) * static_cast<double>(g.k);
       parallel_for(count, parallel ? grain_of(count, flops) : count,
                    [&](std::int64_t begin, std::int64_t end) { dots.run(begin, end, static_cast<int>(columns)); });
-    } else if (g.k == 1 && !bias && !relu) {
+    } else if (g.k == 1 && !bias && g.activation == Activation::none) {
       const Outer<Out> outer{dense(a, g.m, g.trans_a ? 1 : g.lda, Scratch::rows),
                              dense(b, g.n, g.trans_b ? g.ldb : 1, Scratch::panel),
                              g.n,
@@ -338,7 +370,8 @@ void run_gemm(const Gemm& g) {
                    [&](std::int64_t begin, std::int64_t end) { outer.run(begin, end); });
     } else {
       const Operand<T> rows{a, g.lda, !g.trans_a, g.k}, columns{b, g.ldb, g.trans_b, g.k};
-      Product<T, Out>{g.m, g.n, rows, columns, c, g.ldc, bias_c, relu, g.accumulate}.run(parallel);
+      const Finish<Out> finish{gelu, g.saved ? static_cast<Out*>(g.saved) + i * g.stride_c : nullptr};
+      Product<T, Out>{g.m, g.n, rows, columns, c, g.ldc, bias_c, relu, g.accumulate, finish}.run(parallel);
     }
   };
   if (g.batch >= num_threads() && g.batch > 1) {

@@ -9,6 +9,7 @@
 #include "anneal/kernels/cuda/gemm_layout.h"
 #include "anneal/kernels/cuda/plan_cache.h"
 #include "anneal/kernels/cuda/runtime.h"
+#include "anneal/kernels/pointwise.h"
 
 namespace anneal {
 inline namespace v0 {
@@ -201,9 +202,12 @@ std::shared_ptr<const Plan> find_plan(const Gemm& g, const Terms& terms) {
   });
 }
 
-/// All elements of C, and the bias over them.
-Space<2> space_of(const Gemm& g) {
-  return {.rank = 3, .size = {g.batch, g.m, g.n}, .stride = {{g.stride_c, g.ldc, 1}, {0, 0, 1}}};
+/// All elements of C, and the bias over them, or another matrix like C.
+Space<2> space_of(const Gemm& g, bool with_bias) {
+  const std::int64_t other = with_bias ? 0 : 1;
+  return {.rank = 3,
+          .size = {g.batch, g.m, g.n},
+          .stride = {{g.stride_c, g.ldc, 1}, {other * g.stride_c, other * g.ldc, 1}}};
 }
 
 }  // namespace
@@ -211,11 +215,18 @@ Space<2> space_of(const Gemm& g) {
 template <>
 void run(const Gemm& g, Stream stream) {
   if (g.m == 0 || g.n == 0 || g.batch == 0) return;
+  if (g.activation == Activation::gelu) {  // cuBLASLt has the approximation alone
+    Gemm plain = g;
+    plain.activation = Activation::none;
+    if (g.saved) plain.c = g.saved;
+    run(plain, stream);
+    return run(Unary{unary_id<Gelu>, g.out, space_of(g, false), plain.c, g.c}, stream);
+  }
   const bool relu = g.activation == Activation::relu;
   if (g.k == 0) {
     if (g.accumulate) return;
     run(Fill{g.out, {.rank = 3, .size = {g.batch, g.m, g.n}, .stride = {{g.stride_c, g.ldc, 1}}}, 0.0, g.c}, stream);
-    return epilogue(g.out, space_of(g), g.c, g.bias, relu, stream);
+    return epilogue(g.out, space_of(g, true), g.c, g.bias, relu, stream);
   }
   const Terms terms(g);
   const std::shared_ptr<const Plan> plan = find_plan(g, terms);
@@ -229,7 +240,7 @@ void run(const Gemm& g, Stream stream) {
                        plan->d.get(), &plan->algorithm, workspace(stream, plan->workspace), plan->workspace,
                        static_cast<cudaStream_t>(stream.handle)),
         "cublasLtMatmul");
-  if (!plan->fused) epilogue(g.out, space_of(g), g.c, g.bias, relu, stream);
+  if (!plan->fused) epilogue(g.out, space_of(g, true), g.c, g.bias, relu, stream);
 }
 
 }  // namespace kernels::cuda

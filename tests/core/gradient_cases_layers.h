@@ -19,6 +19,13 @@ inline void add_linear_cases(std::vector<GradientCase>& cases) {
         {format("linear {}", x), {{x}, {{5, 4}}, {{5}}}, [](Inputs x) { return linear(x[0], x[1], x[2]); }});
     cases.push_back(
         {format("linear {} without bias", x), {{x}, {{5, 4}}}, [](Inputs x) { return linear(x[0], x[1]); }});
+    cases.push_back({format("linear {} relu", x), {{x}, {{5, 4}}, {{5}}}, [](Inputs x) {
+                       return linear(x[0], x[1], x[2], Activation::relu);
+                     }});
+    cases.push_back({format("linear {} gelu", x),
+                     {{x}, {{5, 4}}},
+                     [](Inputs x) { return linear(x[0], x[1], {}, Activation::gelu); },
+                     Second::throws});
   }
 }
 
@@ -48,6 +55,9 @@ inline void add_image_cases(std::vector<GradientCase>& cases) {
                    }});
   cases.push_back(
       {"conv2d without bias", {{{1, 2, 3, 3}}, {{2, 2, 2, 2}}}, [](Inputs x) { return conv2d(x[0], x[1]); }});
+  cases.push_back({"conv2d relu", {{{2, 2, 4, 3}}, {{3, 2, 2, 2}}, {{3}}}, [](Inputs x) {
+                     return conv2d(x[0], x[1], x[2], {.activation = Activation::relu});
+                   }});
 
   struct Pool {
     const char* name;

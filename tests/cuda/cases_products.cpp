@@ -9,12 +9,14 @@ void add_products(Cases& all) {
     const char* name;
     bool bias, relu, accumulate, wide;
     std::int64_t batch, gap;
+    bool gelu = false;
   };
   for (const Form f :
        {Form{"", false, false, false, false, 1, 0}, Form{" bias", true, false, false, false, 1, 0},
         Form{" bias relu", true, true, false, false, 1, 3}, Form{" relu", false, true, false, false, 1, 0},
         Form{" accumulate", false, false, true, false, 1, 0}, Form{" to f32", true, false, false, true, 1, 0},
-        Form{" to f32 accumulate", false, false, true, true, 1, 0}, Form{" batch", true, false, false, false, 3, 1}}) {
+        Form{" to f32 accumulate", false, false, true, true, 1, 0}, Form{" batch", true, false, false, false, 3, 1},
+        Form{" bias gelu", true, false, false, false, 2, 1, true}}) {
     for (int transposes = 0; transposes < 4; ++transposes) {
       const bool trans_a = transposes & 1, trans_b = transposes & 2;
       const std::string form = std::string(trans_a ? "T" : "N") + (trans_b ? "T" : "N");
@@ -35,7 +37,10 @@ void add_products(Cases& all) {
                             f.gap > 0 || f.accumulate ? m.in_out(f.batch * size_c, {-1, 1}, out)
                                                       : m.output(f.batch * size_c, out),
                             f.bias ? m.input(cols, {-1, 1}, out) : nullptr,
-                            f.relu ? Activation::relu : Activation::none, f.accumulate};
+                            f.relu   ? Activation::relu
+                            : f.gelu ? Activation::gelu
+                                     : Activation::none,
+                            f.accumulate, f.gelu ? m.in_out(f.batch * size_c, {-1, 1}, out) : nullptr};
               })
           .timed = std::string(f.name).empty() || (transposes == 2 && f.bias && f.relu);
     }

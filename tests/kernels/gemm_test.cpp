@@ -40,7 +40,8 @@ struct Shape {
 void PrintTo(const Shape& s, std::ostream* out) { *out << s.m << "x" << s.n << "x" << s.k << " batch " << s.batch; }
 
 struct Form {
-  bool trans_a, trans_b, accumulate, bias, relu;
+  bool trans_a, trans_b, accumulate, bias;
+  Activation activation;
   std::int64_t gap;  // elements between rows
 };
 
@@ -54,29 +55,19 @@ struct Case {
   std::vector<T> a = random_values<T>(s.batch * size_a, 1), b = random_values<T>(s.batch * size_b, 2);
   std::vector<Out> c = random_values<Out>(s.batch * size_c, 3), bias = random_values<Out>(s.n, 4);
 
+  /// C, and behind it what gelu was taken of.
   std::vector<Out> run(int threads) const {
     std::vector<Out> result = c;
+    if (f.activation == Activation::gelu) result.insert(result.end(), c.begin(), c.end());
     set_num_threads(threads);
-    kernels::cpu::run(Gemm{dtype_of<T>,
-                           dtype_of<Out>,
-                           f.trans_a,
-                           f.trans_b,
-                           s.m,
-                           s.n,
-                           s.k,
-                           lda,
-                           ldb,
-                           ldc,
-                           s.batch,
-                           size_a,
-                           size_b,
-                           size_c,
-                           a.data(),
-                           b.data(),
-                           result.data(),
-                           f.bias ? bias.data() : nullptr,
-                           f.relu ? Activation::relu : Activation::none,
-                           f.accumulate});
+    kernels::cpu::run(
+        Gemm{dtype_of<T>,  dtype_of<Out>, f.trans_a,
+             f.trans_b,    s.m,           s.n,
+             s.k,          lda,           ldb,
+             ldc,          s.batch,       size_a,
+             size_b,       size_c,        a.data(),
+             b.data(),     result.data(), f.bias ? bias.data() : nullptr,
+             f.activation, f.accumulate,  f.activation == Activation::gelu ? result.data() + c.size() : nullptr});
     set_num_threads(0);
     return result;
   }
@@ -88,7 +79,11 @@ struct Case {
       sum += x * load(b[batch * size_b + (f.trans_b ? j * ldb + p : p * ldb + j)]);
     }
     if (f.bias) sum += load(bias[j]);
-    return f.relu ? std::max(sum, 0.0) : sum;
+    return sum;
+  }
+  double activated(double x) const {
+    if (f.activation == Activation::gelu) return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+    return f.activation == Activation::relu ? std::max(x, 0.0) : x;
   }
 
   void check() const {
@@ -102,9 +97,15 @@ struct Case {
             ASSERT_EQ(std::memcmp(&got, &c[at], sizeof got), 0) << "wrote between rows";
             continue;
           }
-          const double want = reference(batch, i, j);
-          const double tolerance = epsilon<Out> * (1 + std::abs(want)) + epsilon<Compute<T>> * static_cast<double>(s.k);
+          const double sum = reference(batch, i, j), want = activated(sum);
+          const bool twice = f.activation == Activation::gelu;  // rounded
+          const double tolerance =
+              (twice ? 2 : 1) * epsilon<Out> * (1 + std::abs(want)) + epsilon<Compute<T>> * static_cast<double>(s.k);
           ASSERT_NEAR(static_cast<double>(load(got)), want, tolerance) << "at " << batch << ", " << i << ", " << j;
+          if (twice) {
+            ASSERT_NEAR(static_cast<double>(load(result[c.size() + at])), sum,
+                        tolerance + epsilon<Out> * std::abs(sum));
+          }
         }
       }
     }
@@ -119,10 +120,11 @@ struct Case {
 class GemmShapes : public testing::TestWithParam<Shape> {};
 
 TEST_P(GemmShapes, EqualPlainLoops) {
-  const Form epilogues[] = {{false, false, false, false, false, 0},
-                            {false, false, false, true, true, 5},
-                            {false, false, true, false, false, 3},
-                            {false, false, false, true, false, 0}};
+  const Form epilogues[] = {{false, false, false, false, Activation::none, 0},
+                            {false, false, false, true, Activation::relu, 5},
+                            {false, false, true, false, Activation::none, 3},
+                            {false, false, false, true, Activation::none, 0},
+                            {false, false, false, true, Activation::gelu, 2}};
   for_each_type(Floating{}, [&]<class T>() {
     for (Form form : epilogues) {
       for (int transposes = 0; transposes < 4; ++transposes) {

@@ -118,6 +118,40 @@ TEST(Layers, BatchNormWithoutMomentumAveragesAllBatches) {
   }
 }
 
+// In the pass of the layer before, or, where each call is observed, by itself: the same bits.
+TEST(Layers, SequentialTakesReluAlong) {
+  struct Counts : nn::ModuleObserver {
+    int calls = 0;
+    void enter(const nn::Module&, const Tensor&) override { ++calls; }
+    void leave(const nn::Module&, const Tensor&) override {}
+  };
+  manual_seed(3);
+  const nn::Sequential net(nn::Conv2d(2, 5, 3, {.padding = 1}), nn::ReLU(), nn::Flatten(), nn::Linear(5 * 49, 6),
+                           nn::ReLU(), nn::ReLU(), nn::Linear(6, 3));
+  const Tensor x = draw({4, 2, 7, 7});
+  const auto outcome = [&] {
+    net.zero_grad();
+    const Tensor y = net(x);
+    sum(y).backward();
+    std::vector<Doubles> all{y.to_vector()};
+    for (const NamedTensor& p : net.parameters()) all.push_back(p.tensor.grad().to_vector());
+    return all;
+  };
+  const auto together = outcome();
+  Counts counts;
+  EXPECT_EQ(outcome(), together);
+  EXPECT_EQ(counts.calls, 8);
+  for (const double value : relu(net[0](x)).to_vector()) EXPECT_GE(value, 0);
+  // A type of its own is called.
+  struct Doubled : nn::Linear {
+    using nn::Linear::Linear;
+    Tensor forward(const Tensor& x) const override { return nn::Linear::forward(x) * 2; }
+  };
+  const nn::Sequential own(Doubled(3, 3), nn::ReLU());
+  const Tensor rows = draw({5, 3});
+  expect_same(own(rows), relu(own[0](rows)));
+}
+
 TEST(Layers, DropoutOnlyInTraining) {
   nn::Dropout layer(0.25);
   const Tensor x = ones({100, 100});

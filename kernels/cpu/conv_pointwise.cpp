@@ -81,6 +81,38 @@ void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
   });
 }
 
+/// Of each image: to[rows, pixels] = activation(weight[rows, depth] from[depth, pixels]).
+void multiply_images(DType dtype, std::int64_t images, std::int64_t rows, std::int64_t depth, std::int64_t pixels,
+                     const void* weight, const void* from, void* to, Activation activation) {
+  run(Gemm{.dtype = dtype,
+           .out = dtype,
+           .trans_a = false,
+           .trans_b = false,
+           .m = rows,
+           .n = pixels,
+           .k = depth,
+           .lda = depth,
+           .ldb = pixels,
+           .ldc = pixels,
+           .batch = images,
+           .stride_a = 0,
+           .stride_b = depth * pixels,
+           .stride_c = rows * pixels,
+           .a = weight,
+           .b = from,
+           .c = to,
+           .bias = nullptr,
+           .activation = activation,
+           .accumulate = false});
+}
+
+/// Calls `f(first, images)` for as many images at a time as fit.
+template <class F>
+void for_images(const ConvShape& s, const F& f) {
+  const std::int64_t at_once = images_at_once(s);
+  for (std::int64_t first = 0; first < s.n; first += at_once) f(first, s.n - first < at_once ? s.n - first : at_once);
+}
+
 }  // namespace
 
 bool run_pointwise(const Conv2d& a) {
@@ -88,31 +120,13 @@ bool run_pointwise(const Conv2d& a) {
   // With a stride, numbers that need no conversion are copied once where patches are.
   const bool paired = a.dtype == DType::bf16;
   if (!is_pointwise(s) || a.bias || (is_strided(s) && !paired)) return false;
-  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  const std::int64_t pixels = s.out_h() * s.out_w();
   visit_floating(a.dtype, [&]<class T>() {
-    for (std::int64_t first = 0; first < s.n; first += at_once) {
-      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
-      run(Gemm{.dtype = a.dtype,
-               .out = a.dtype,
-               .trans_a = false,
-               .trans_b = false,
-               .m = s.c_out,
-               .n = pixels,
-               .k = s.c_in,
-               .lda = s.c_in,
-               .ldb = pixels,
-               .ldc = pixels,
-               .batch = images,
-               .stride_a = 0,
-               .stride_b = s.c_in * pixels,
-               .stride_c = s.c_out * pixels,
-               .a = a.weight,
-               .b = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images),
-               .c = static_cast<T*>(a.y) + first * s.c_out * pixels,
-               .bias = nullptr,
-               .activation = a.activation,
-               .accumulate = false});
-    }
+    for_images(s, [&](std::int64_t first, std::int64_t images) {
+      const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);
+      multiply_images(a.dtype, images, s.c_out, s.c_in, pixels, a.weight, x,
+                      static_cast<T*>(a.y) + first * s.c_out * pixels, a.activation);
+    });
   });
   return true;
 }
@@ -120,35 +134,16 @@ bool run_pointwise(const Conv2d& a) {
 bool run_pointwise(const Conv2dInputGrad& a) {
   const ConvShape& s = a.shape;
   if (!is_pointwise(s)) return false;
-  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  const std::int64_t pixels = s.out_h() * s.out_w();
   visit_floating(a.dtype, [&]<class T>() {
     const T* const weight = transposed(static_cast<const T*>(a.weight), s.c_out, s.c_in);
-    for (std::int64_t first = 0; first < s.n; first += at_once) {
-      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
+    for_images(s, [&](std::int64_t first, std::int64_t images) {
       T* const dx = static_cast<T*>(a.dx) + first * s.c_in * s.h * s.w;
       T* const product = is_strided(s) ? scratch<T>(Scratch::image, images * s.c_in * pixels) : dx;
-      run(Gemm{.dtype = a.dtype,
-               .out = a.dtype,
-               .trans_a = false,
-               .trans_b = false,
-               .m = s.c_in,
-               .n = pixels,
-               .k = s.c_out,
-               .lda = s.c_out,
-               .ldb = pixels,
-               .ldc = pixels,
-               .batch = images,
-               .stride_a = 0,
-               .stride_b = s.c_out * pixels,
-               .stride_c = s.c_in * pixels,
-               .a = weight,
-               .b = static_cast<const T*>(a.dy) + first * s.c_out * pixels,
-               .c = product,
-               .bias = nullptr,
-               .activation = Activation::none,
-               .accumulate = false});
+      multiply_images(a.dtype, images, s.c_in, s.c_out, pixels, weight,
+                      static_cast<const T*>(a.dy) + first * s.c_out * pixels, product, Activation::none);
       if (is_strided(s)) scatter(s, product, images, dx);
-    }
+    });
   });
   return true;
 }
@@ -156,15 +151,14 @@ bool run_pointwise(const Conv2dInputGrad& a) {
 bool run_pointwise(const Conv2dWeightGrad& a) {
   const ConvShape& s = a.shape;
   if (!is_pointwise(s)) return false;
-  const std::int64_t pixels = s.out_h() * s.out_w(), at_once = images_at_once(s);
+  const std::int64_t pixels = s.out_h() * s.out_w();
   // The one of fewer channels is copied, transposed, for each image: the rows are those of the other.
   const bool by_input = s.c_in > s.c_out;
   const std::int64_t rows = by_input ? s.c_in : s.c_out, columns = by_input ? s.c_out : s.c_in;
   visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     using C = Compute<T>;
     C* const sum = scratch<C>(Scratch::partial, rows * columns);
-    for (std::int64_t first = 0; first < s.n; first += at_once) {
-      const std::int64_t images = s.n - first < at_once ? s.n - first : at_once;
+    for_images(s, [&](std::int64_t first, std::int64_t images) {
       const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);
       for (std::int64_t i = 0; i < images; ++i) {
         const T* const dy = static_cast<const T*>(a.dy) + (first + i) * s.c_out * pixels;
@@ -189,7 +183,7 @@ bool run_pointwise(const Conv2dWeightGrad& a) {
                  .activation = Activation::none,
                  .accumulate = first + i > 0});
       }
-    }
+    });
     auto* const to = static_cast<Out*>(a.dweight);
     for (std::int64_t o = 0; o < s.c_out; ++o) {
       for (std::int64_t i = 0; i < s.c_in; ++i) {

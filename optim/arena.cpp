@@ -33,6 +33,9 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
     slot.end = size_ + p.numel();
     size_ = (slot.end + unit - 1) / unit * unit;
   }
+  // The memory that the parameters' initialisation left is in pieces that a training step has no use for, and so is,
+  // once they have moved, the parameters' own.
+  allocator(first.device()).empty_cache();
   values_ = new_block(0, first.dtype());
   gradients_ = new_block(1, first.dtype());
   for (const Slot& slot : slots_) {
@@ -51,7 +54,6 @@ Arena::Arena(std::vector<Slot> parameters) : slots_(std::move(parameters)) {
     impl.strides = impl.shape.contiguous_strides();
     leaf.slot = Tensor(make_ref<TensorImpl>(storage_of(gradients_), 0, impl.shape, impl.strides, impl.dtype));
   }
-  // The memory that the parameters had, and their initialisation, is in pieces that a training step has no use for.
   allocator(first.device()).empty_cache();
 }
 

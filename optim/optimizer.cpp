@@ -174,6 +174,7 @@ void Optimizer::defer(const StepOptions& options) {
   deferral_->options = options;
   deferral_->applied = nullptr;
   deferral_->pending = true;
+  averages_.clear();  // those left to a step that was not made
 }
 
 void Optimizer::defer_clipping(double clip_norm, double clip_value, double norm_type) {

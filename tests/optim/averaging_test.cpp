@@ -168,6 +168,23 @@ TEST(AveragedWeights, MoveInTheStepsOwnPass) {
   }
 }
 
+TEST(AveragedWeights, AreMovedByTheStepThatTheyWereLeftToAlone) {
+  const Tensor p = parameter({3}, 1);
+  optim::SGD sgd({{"p", p}}, {.lr = 1});
+  AveragedWeights averages({{"p", p}}, optim::ema_avg(0.5), &sgd);
+  averages.update();
+  sum(p).backward();
+  averages.begin_update();
+  sgd.defer({});  // of the next step; that one was not made
+  sgd.step();
+  EXPECT_FALSE(sgd.has_averaged(0));
+  EXPECT_EQ(averages.averages()[0].tensor.to_vector(), Doubles(3, 1));
+  averages.begin_update();
+  sgd.step();
+  EXPECT_TRUE(sgd.has_averaged(0));
+  EXPECT_EQ(averages.averages()[0].tensor.to_vector(), Doubles(3, 0));  // the weight is -1
+}
+
 TEST(AveragedWeights, KeepWhatSixteenBitsWouldLose) {
   const Tensor p = parameter({1}, 1, DType::bf16);
   AveragedWeights averages({{"p", p}}, optim::ema_avg(0.999));

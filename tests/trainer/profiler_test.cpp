@@ -38,7 +38,8 @@ TEST(ProfilerOption, NamesAreChecked) {
               format("profiler: expected simple, ops (advanced), trace (pytorch) or an object, got \"{}\"", name));
   const auto type_of = [](const char* name) {
     const Trainer trainer(quiet({.profiler = name}));
-    return std::string(typeid(*trainer.profiler()).name());
+    const Profiler& profiler = *trainer.profiler();
+    return std::string(typeid(profiler).name());
   };
   EXPECT_EQ(type_of("simple"), typeid(SimpleProfiler).name());
   EXPECT_EQ(type_of("ops"), typeid(OpsProfiler).name());

@@ -12,9 +12,9 @@ namespace anneal {
 inline namespace v0 {
 namespace nn {
 
-/// Calls its modules one after the other; a ReLU after a Linear or Conv2d is taken in the same pass. They are given by
-/// value and named "0", "1", ...: `nn::Sequential net{{this, "net"}, nn::Linear(784, 512), nn::ReLU(), nn::Linear(512,
-/// 10)};`
+/// Calls its modules one after the other. They are given by value and named "0", "1", ...:
+/// `nn::Sequential net{{this, "net"}, nn::Linear(784, 512), nn::ReLU(), nn::Linear(512, 10)};`
+/// A ReLU after a Linear or Conv2d is taken in the same pass, unless a ModuleObserver listens.
 class Sequential : public Module {
  public:
   template <std::derived_from<Module>... Layers>

@@ -141,7 +141,6 @@ TEST(Layers, SequentialTakesReluAlong) {
   Counts counts;
   EXPECT_EQ(outcome(), together);
   EXPECT_EQ(counts.calls, 8);
-  for (const double value : relu(net[0](x)).to_vector()) EXPECT_GE(value, 0);
   // A type of its own is called.
   struct Doubled : nn::Linear {
     using nn::Linear::Linear;

@@ -26,12 +26,14 @@ struct Place {
   DType dtype{};
   Shape shape;
   std::size_t bytes() const { return static_cast<std::size_t>(shape.numel()) * size_of(dtype); }
+  /// Up to where the next one begins.
+  std::size_t room() const { return (bytes() + alignment - 1) / alignment * alignment; }
 };
 
 // One after the other, each at a multiple of the alignment.
 std::size_t bytes_of(const std::vector<Place>& places) {
   std::size_t sum = 0;
-  for (const Place& place : places) sum += (place.bytes() + alignment - 1) / alignment * alignment;
+  for (const Place& place : places) sum += place.room();
   return std::max<std::size_t>(sum, 1);
 }
 
@@ -82,7 +84,7 @@ FileDescriptor put_into_memory(const StateDict& tensors, const std::vector<Place
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const Tensor x = tensors[i].tensor.detach().to(Device{}).contiguous();
     if (x.numel() > 0) std::memcpy(to, x.raw(), places[i].bytes());
-    to += (places[i].bytes() + alignment - 1) / alignment * alignment;
+    to += places[i].room();
   }
   return file;
 }
@@ -93,7 +95,7 @@ StateDict tensors_in(const FileDescriptor& file, const std::vector<Place>& place
   StateDict tensors;
   for (const Place& place : places) {
     tensors.push_back({place.name, from_blob(from, place.shape, {.dtype = place.dtype}, memory)});
-    from += (place.bytes() + alignment - 1) / alignment * alignment;
+    from += place.room();
   }
   return tensors;
 }

@@ -131,7 +131,7 @@ void LBFGS::take_step(const StepOptions& given) {
     ++iterations_;
     turn(point.gradient);
     last_gradient_ = point.gradient;
-    last_loss_ = point.loss;
+    const double before = point.loss;
     step_size_ = lr() * (iterations_ == 1 ? std::min(1.0, 1 / sum(abs(point.gradient)).item()) : 1);
     const double slope = dot(point.gradient, direction_);
     if (slope > -options_.tolerance_change) return;
@@ -143,7 +143,7 @@ void LBFGS::take_step(const StepOptions& given) {
     }
     if (i == options_.max_iter || evaluations_ >= last ||
         largest(direction_) * std::abs(step_size_) <= options_.tolerance_change ||
-        std::abs(point.loss - last_loss_) < options_.tolerance_change)
+        std::abs(point.loss - before) < options_.tolerance_change)
       return;
   }
 }
@@ -151,9 +151,8 @@ void LBFGS::take_step(const StepOptions& given) {
 StateDict LBFGS::state_dict() const {
   StateDict state = Optimizer::state_dict();
   const auto keep = [&](const std::string& name, const Tensor& value) { state.push_back({prefix + name, value}); };
-  keep("numbers",
-       tensor({step_size_, scale_, last_loss_, static_cast<double>(iterations_), static_cast<double>(evaluations_)},
-              {.dtype = DType::f64}));
+  keep("numbers", tensor({step_size_, scale_, static_cast<double>(iterations_), static_cast<double>(evaluations_)},
+                         {.dtype = DType::f64}));
   if (!direction_.defined()) return state;
   keep("direction", direction_.clone());
   keep("last_gradient", last_gradient_.clone());
@@ -179,7 +178,7 @@ void LBFGS::load_state_dict(std::span<const NamedTensor> state) {
           name, it->second.shape(), shape);
     return given.extract(it).mapped().to(dtype);
   };
-  const std::vector<double> numbers = take("numbers", {5}, DType::f64).to_vector();
+  const std::vector<double> numbers = take("numbers", {4}, DType::f64).to_vector();
   Tensor direction, last_gradient;
   std::deque<Pair> history;
   if (!given.empty()) {
@@ -197,9 +196,8 @@ void LBFGS::load_state_dict(std::span<const NamedTensor> state) {
   Optimizer::load_state_dict(others);
   step_size_ = numbers[0];
   scale_ = numbers[1];
-  last_loss_ = numbers[2];
-  iterations_ = static_cast<std::int64_t>(numbers[3]);
-  evaluations_ = static_cast<std::int64_t>(numbers[4]);
+  iterations_ = static_cast<std::int64_t>(numbers[2]);
+  evaluations_ = static_cast<std::int64_t>(numbers[3]);
   direction_ = direction;
   last_gradient_ = last_gradient;
   history_ = std::move(history);

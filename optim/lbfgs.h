@@ -67,7 +67,7 @@ class LBFGS final : public Optimizer {
   LBFGSOptions options_;
   std::deque<Pair> history_;
   Tensor direction_, last_gradient_;
-  double step_size_ = 0, scale_ = 1, last_loss_ = 0;
+  double step_size_ = 0, scale_ = 1;
   std::int64_t iterations_ = 0, evaluations_ = 0;
 };
 

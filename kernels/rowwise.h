@@ -7,6 +7,7 @@
 
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "anneal/kernels/kernels.h"
@@ -18,32 +19,73 @@ namespace kernels {
 
 /// g.sum(n, f), g.max(n, f): over f(0), ..., f(n - 1), in an order fixed by n; 0 and -infinity for n == 0. Every member
 /// of the group gets the result.
+/// g.sum(n, next, f): the same; meanwhile next[0], ..., next[n - 1] may be fetched.
 /// g.each(n, f): calls f(i) for i in [0, n), in any order.
 /// g.at(i, f): calls f(i) once, where `each` would.
+/// g.write(n, to, f): to[i] = f(i), where `each` would; `to` is not read again soon.
+/// G::block: as many positions as stay near between a sweep over them and the next.
 template <class G>
-concept Group = requires(const G& g, std::int64_t n, float (&f)(std::int64_t)) {
+concept Group = requires(const G& g, std::int64_t n, float (&f)(std::int64_t), float* to) {
   { g.sum(n, f) } -> std::same_as<float>;
+  { g.sum(n, to, f) } -> std::same_as<float>;
   { g.max(n, f) } -> std::same_as<float>;
   g.each(n, f);
   g.at(n, f);
+  g.write(n, to, f);
+  { G::block } -> std::convertible_to<std::int64_t>;
 };
+
+/// A row's exponentials: exps_i = exp(x_i - shift), where the row's maximum `top` is at most a little above `shift`.
+template <class C>
+struct Exponentials {
+  C shift, top, total;  // the sum of exps_i
+
+  /// log sum_i exp(x_i - top)
+  ANNEAL_HD C log_total() const { return math::log(total * math::exp(shift - top)); }
+};
+
+/// Block by block, so that a long row is read once: what comes after the first block's maximum is far above it seldom,
+/// and then what there is shrinks. `exps` is null or room for n, and may lie over x. Of -infinity alone, total is 0.
+/// Milakov and Gimelshein, "Online normalizer calculation for softmax" (2018), with fewer changes of shift.
+template <Group G, class T>
+ANNEAL_HD Exponentials<Compute<T>> exponentials(const G& g, std::int64_t n, const T* x, Compute<T>* exps) {
+  using C = Compute<T>;
+  constexpr C lowest = -std::numeric_limits<C>::infinity(), far = 60;
+  Exponentials<C> e{0, lowest, 0};
+  for (std::int64_t begin = 0; begin < n; begin += G::block) {
+    const std::int64_t count = n - begin < G::block ? n - begin : G::block;
+    const T* const from = x + begin;
+    const C highest = g.max(count, [=](std::int64_t i) { return load(from[i]); });
+    if (highest > e.top) e.top = highest;
+    if (e.total == 0) {
+      e.shift = e.top > lowest ? e.top : C(0);
+    } else if (e.top - e.shift > far) {
+      const C less = math::exp(e.shift - e.top);
+      if (exps) g.each(begin, [=](std::int64_t i) { exps[i] *= less; });
+      e.total *= less;
+      e.shift = e.top;
+    }
+    const auto exp = [=, shift = e.shift](std::int64_t i) { return math::exp(load(from[i]) - shift); };
+    const T* const next = from + count;
+    if (exps) e.total += g.sum(count, next, [=, to = exps + begin](std::int64_t i) { return to[i] = exp(i); });
+    else e.total += g.sum(count, next, exp);
+  }
+  return e;
+}
 
 /// y = softmax(x), or its logarithm. A row of -infinity alone gives NaN. `exps` is room for n exponentials, which may
 /// be y, or null: then they are computed twice.
 template <bool log, Group G, class T>
 ANNEAL_HD void softmax_row(const G& g, std::int64_t n, const T* x, T* y, Compute<T>* exps) {
   using C = Compute<T>;
-  const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
-  const auto exp = [=](std::int64_t i) { return math::exp(load(x[i]) - top); };
+  const Exponentials<C> e = exponentials(g, n, x, log ? nullptr : exps);
   if constexpr (log) {
-    const C shift = math::log(g.sum(n, exp));
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>((load(x[i]) - top) - shift); });
-  } else if (exps) {
-    const C factor = C(1) / g.sum(n, [=](std::int64_t i) { return exps[i] = exp(i); });
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(exps[i] * factor); });
+    const C log_total = e.log_total();
+    g.each(n, [=](std::int64_t i) { y[i] = store<T>((load(x[i]) - e.top) - log_total); });
   } else {
-    const C factor = C(1) / g.sum(n, exp);
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(exp(i) * factor); });
+    const C factor = C(1) / e.total;
+    if (exps) g.each(n, [=](std::int64_t i) { y[i] = store<T>(exps[i] * factor); });
+    else g.each(n, [=](std::int64_t i) { y[i] = store<T>(math::exp(load(x[i]) - e.shift) * factor); });
   }
 }
 
@@ -93,33 +135,31 @@ ANNEAL_HD Compute<T> cross_entropy_row(const G& g, std::int64_t n, const T* x, c
     return C(0) * keep;  // an average over no rows at all is NaN
   }
   const C right = q ? C(0) : load(x[target.index]);
-  const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
   const auto wanted = [=](std::int64_t i) { return keep * load(q[i]) + spread; };
-  C mass, along;  // the sums of q_i and of q_i (x_i - top)
-  if (q) {
-    mass = g.sum(n, wanted);
-    along = g.sum(n, [=](std::int64_t i) { return wanted(i) * (load(x[i]) - top); });
-  } else {
-    mass = keep + spread * static_cast<C>(n);
-    along = keep * (right - top);
-    if (spread != C(0)) along += spread * g.sum(n, [=](std::int64_t i) { return load(x[i]) - top; });
+  C mass = keep, along = 0;  // the sums of q_i and, but for the one at `index`, of q_i (x_i - top)
+  if (q || spread != C(0)) {
+    // Before exponentials may lie over x.
+    const C top = g.max(n, [=](std::int64_t i) { return load(x[i]); });
+    const auto below = [=](std::int64_t i) { return load(x[i]) - top; };
+    mass = q ? g.sum(n, wanted) : keep + spread * static_cast<C>(n);
+    along = q ? g.sum(n, [=](std::int64_t i) { return wanted(i) * below(i); }) : spread * g.sum(n, below);
   }
-  const auto exp = [=](std::int64_t i) { return math::exp(load(x[i]) - top); };
-  const C total = exps ? g.sum(n, [=](std::int64_t i) { return exps[i] = exp(i); }) : g.sum(n, exp);
+  const Exponentials<C> e = exponentials(g, n, x, exps);
   if (dx) {
-    const C factor = mass / total;
+    const C factor = mass / e.total;
     const auto differentiate = [=](auto kept) {
-      if (q) g.each(n, [=](std::int64_t i) { dx[i] = store<T>(kept(i) * factor - wanted(i)); });
-      else g.each(n, [=](std::int64_t i) { dx[i] = store<T>(kept(i) * factor - spread); });
+      if (q) g.write(n, dx, [=](std::int64_t i) { return store<T>(kept(i) * factor - wanted(i)); });
+      else g.write(n, dx, [=](std::int64_t i) { return store<T>(kept(i) * factor - spread); });
     };
     if (exps) differentiate([=](std::int64_t i) { return exps[i]; });
-    else differentiate(exp);
+    else differentiate([=](std::int64_t i) { return math::exp(load(x[i]) - e.shift); });
     if (!q) {
-      const C slope = math::exp(right - top) * factor - (keep + spread);
+      const C slope = math::exp(right - e.shift) * factor - (keep + spread);
       g.at(target.index, [=](std::int64_t i) { dx[i] = store<T>(slope); });
     }
   }
-  return mass * math::log(total) - along;
+  if (!q) along += keep * (right - e.top);
+  return mass * e.log_total() - along;
 }
 
 template <class C>
@@ -134,20 +174,20 @@ ANNEAL_HD RowMoments<Compute<T>> layer_norm_row(const G& g, std::int64_t n, Comp
   using C = Compute<T>;
   C mean = 0;
   if constexpr (!rms) mean = g.sum(n, [=](std::int64_t i) { return load(x[i]); }) / static_cast<C>(n);
-  const C squares = g.sum(n, [=](std::int64_t i) {
+  const C squares = g.sum(n, x + n, [=](std::int64_t i) {
     const C d = load(x[i]) - mean;
     return d * d;
   });
   const C rstd = C(1) / math::sqrt(squares / static_cast<C>(n) + eps);
   const auto normal = [=](std::int64_t i) { return (load(x[i]) - mean) * rstd; };
   if (weight && bias) {
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(normal(i) * load(weight[i]) + load(bias[i])); });
+    g.write(n, y, [=](std::int64_t i) { return store<T>(normal(i) * load(weight[i]) + load(bias[i])); });
   } else if (weight) {
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(normal(i) * load(weight[i])); });
+    g.write(n, y, [=](std::int64_t i) { return store<T>(normal(i) * load(weight[i])); });
   } else if (bias) {
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(normal(i) + load(bias[i])); });
+    g.write(n, y, [=](std::int64_t i) { return store<T>(normal(i) + load(bias[i])); });
   } else {
-    g.each(n, [=](std::int64_t i) { y[i] = store<T>(normal(i)); });
+    g.write(n, y, [=](std::int64_t i) { return store<T>(normal(i)); });
   }
   return {mean, rstd};
 }

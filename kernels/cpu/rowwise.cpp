@@ -22,15 +22,6 @@ ANNEAL_HD void for_rows(std::int64_t rows, std::int64_t cols, const F& f) {
   });
 }
 
-/// Copies a row past the caches, but for ends that are no whole vectors. `finish_streams` comes after.
-template <class C>
-ANNEAL_HD void stream_row(const C* from, C* to, std::int64_t cols) {
-  std::int64_t i = 0;
-  for (; i < cols && reinterpret_cast<std::uintptr_t>(to + i) % vector_bytes != 0; ++i) to[i] = from[i];
-  for (; i + lanes<C> <= cols; i += lanes<C>) stream_vector(to + i, load_vector(from + i));
-  for (; i < cols; ++i) to[i] = from[i];
-}
-
 /// Where a row's exponentials are kept: in the result if that is of their type.
 template <class T>
 ANNEAL_HD Compute<T>* exps_of(T* y, std::int64_t cols) {
@@ -95,7 +86,7 @@ struct NormGrad {
   ANNEAL_HD void write(const Means& m, T* dx) const {
     each([&](std::int64_t i, int n) __attribute__((always_inline)) {
       const V v = (slope(i, n) - m.slope - normal(i, n) * m.along) * rstd;
-      if constexpr (streamed) stream_vector(dx + i, v);
+      if constexpr (streamed) stream_vector(dx + i, &v);
       else store_first(dx + i, v, n);
     });
   }
@@ -207,20 +198,15 @@ void run(const CheckTargets& a) {
 template <>
 void run(const CrossEntropy& a) {
   visit_floating(a.dtype, [&]<class T>() {
-    const LaneGroup g;
     const auto* x = static_cast<const T*>(a.x);
     auto* loss = static_cast<Compute<T>*>(a.loss);
     auto* dx = static_cast<T*>(a.dx);
-    // A row is worked out near by, and then written once.
-    const bool streamed = std::is_same_v<T, Compute<T>> && dx != nullptr &&
-                          a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
+    const bool streamed = dx && a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
+    const LaneGroup g(streamed);
     for_rows(a.rows, a.cols, [=, targets = a.targets, cols = a.cols](std::int64_t r) {
-      T* const to = streamed ? scratch<T>(Scratch::rows, cols) : dx ? dx + r * cols : nullptr;
-      const auto target = row_target<T>(targets, r, cols);
-      loss[r] = cross_entropy_row(g, cols, x + r * cols, target, to, to ? exps_of(to, cols) : nullptr);
-      if constexpr (std::is_same_v<T, Compute<T>>) {
-        if (streamed) stream_row(to, dx + r * cols, cols);
-      }
+      T* const to = dx ? dx + r * cols : nullptr;
+      Compute<T>* const exps = !dx ? nullptr : streamed ? scratch<Compute<T>>(Scratch::rows, cols) : exps_of(to, cols);
+      loss[r] = cross_entropy_row(g, cols, x + r * cols, row_target<T>(targets, r, cols), to, exps);
     });
   });
 }
@@ -246,7 +232,6 @@ template <>
 void run(const LayerNorm& a) {
   visit_floating(a.dtype, [&]<class T>() {
     using C = Compute<T>;
-    const LaneGroup g;
     const auto* x = static_cast<const T*>(a.x);
     const auto* weight = static_cast<const T*>(a.weight);
     const auto* bias = static_cast<const T*>(a.bias);
@@ -254,6 +239,7 @@ void run(const LayerNorm& a) {
     auto* mean = static_cast<C*>(a.mean);
     auto* rstd = static_cast<C*>(a.rstd);
     const auto eps = static_cast<C>(a.eps);
+    const LaneGroup g(a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes);
     for_rows(a.rows, a.cols, [=, rms = a.rms, cols = a.cols](std::int64_t r) {
       const auto moments = rms ? layer_norm_row<true>(g, cols, eps, x + r * cols, weight, bias, y + r * cols)
                                : layer_norm_row<false>(g, cols, eps, x + r * cols, weight, bias, y + r * cols);

@@ -139,16 +139,15 @@ ANNEAL_HD void store_first(T* to, Vector<Compute<T>> v, int n) {
   for (int i = 0; i < n; ++i) to[i] = some[i];
 }
 
-/// Writes past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams` comes
-/// before anybody else reads it.
-template <class C>
-ANNEAL_HD void stream_vector(C* to, Vector<C> v) {
+/// Copies a vector past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams`
+/// comes before anybody else reads it.
+ANNEAL_HD void stream_vector(void* to, const void* from) {
 #if defined(__AVX512F__)
-  _mm512_stream_si512(reinterpret_cast<__m512i*>(to), __builtin_bit_cast(__m512i, v));
+  _mm512_stream_si512(static_cast<__m512i*>(to), _mm512_loadu_si512(from));
 #elif defined(__AVX__)
-  _mm256_stream_si256(reinterpret_cast<__m256i*>(to), __builtin_bit_cast(__m256i, v));
+  _mm256_stream_si256(static_cast<__m256i*>(to), _mm256_loadu_si256(static_cast<const __m256i*>(from)));
 #else
-  store_vector(to, v);
+  __builtin_memcpy(to, from, vector_bytes);
 #endif
 }
 ANNEAL_HD void finish_streams() {

@@ -19,6 +19,10 @@ class RowGroup {
     using C = decltype(f(n));
     return reduce(n, f, C(0), [](C a, C b) { return a + b; });
   }
+  template <class T, class F>
+  ANNEAL_DEVICE auto sum(std::int64_t n, const T* /*next*/, const F& f) const {
+    return sum(n, f);
+  }
   template <class F>
   ANNEAL_DEVICE auto max(std::int64_t n, const F& f) const {
     using C = decltype(f(n));
@@ -32,6 +36,11 @@ class RowGroup {
   ANNEAL_DEVICE void at(std::int64_t i, const F& f) const {
     if (i % lanes == lane_) f(i);
   }
+  template <class T, class F>
+  ANNEAL_DEVICE void write(std::int64_t n, T* to, const F& f) const {
+    each(n, [&](std::int64_t i) { to[i] = f(i); });
+  }
+  static constexpr std::int64_t block = std::numeric_limits<std::int64_t>::max();  // whole rows
 
  private:
   template <class F, class C, class Op>

@@ -102,6 +102,33 @@ TYPED_TEST(Rowwise, SoftmaxOfExtremes) {
   }
 }
 
+/// Three blocks of a long row (Group::block) and a little more, each block about its own number.
+template <class T>
+std::vector<T> uneven_row(double first, double second, double third) {
+  constexpr std::size_t block = 2048;
+  std::vector<T> x = random_values<T>(3 * block + 5, 11);
+  for (std::size_t i = 0; i < x.size(); ++i) {
+    const double middle = i < block ? first : i < 2 * block ? second : third;
+    x[i] = store<T>(static_cast<Compute<T>>(static_cast<double>(load(x[i])) + middle));
+  }
+  return x;
+}
+constexpr double middles[][3] = {{0, 30, 100},         {0, 200, -200},      {-900, 0, 900},
+                                 {-infinity, -300, 4}, {5, -infinity, 100}, {-infinity, -300, -infinity}};
+
+TYPED_TEST(Rowwise, SoftmaxOfUnevenRows) {
+  for (const auto& [first, second, third] : middles) {
+    SCOPED_TRACE(::testing::Message() << first << ", " << second << ", " << third);
+    const std::vector<TypeParam> x = uneven_row<TypeParam>(first, second, third);
+    const auto n = static_cast<std::int64_t>(x.size());
+    for (const bool log : {false, true}) {
+      std::vector<TypeParam> y(x.size());
+      backend::run(kernels::Softmax{this->dtype, log, 1, n, x.data(), y.data()});
+      expect_near(y, softmax(doubles(x), log));
+    }
+  }
+}
+
 TYPED_TEST(Rowwise, SoftmaxSameBitsForAnyThreads) {
   for (const bool log : {false, true}) expect_thread_independent([&] { return run_softmax<TypeParam>(log, large); });
 }
@@ -204,6 +231,57 @@ TYPED_TEST(Rowwise, CrossEntropyOfMaskedLogits) {
     expect_near(loss, {smoothing > 0 ? infinity : std::log(2.0)});
     expect_near(dx, {-0.5 + smoothing * 2 / 3, -smoothing / 3, 0.5 - smoothing / 3});
   }
+}
+
+TYPED_TEST(Rowwise, CrossEntropyOfUnevenRows) {
+  for (const auto& [first, second, third] : middles) {
+    SCOPED_TRACE(::testing::Message() << first << ", " << second << ", " << third);
+    std::vector<TypeParam> x = uneven_row<TypeParam>(first, second, third);
+    const auto n = static_cast<std::int64_t>(x.size());
+    const Doubles p = softmax(doubles(x), false), log_p = softmax(doubles(x), true);
+    for (const std::int64_t target : {std::int64_t{7}, std::int64_t{3000}, n - 1}) {
+      std::vector<Compute<TypeParam>> loss(1);
+      std::vector<TypeParam> dx(x.size());
+      const Targets targets{&target, nullptr, ignored, 0, nullptr};
+      backend::run(kernels::CrossEntropy{this->dtype, 1, n, x.data(), targets, loss.data(), dx.data()});
+      Doubles slopes = p;
+      slopes[static_cast<std::size_t>(target)] -= 1;
+      expect_near(loss, {-log_p[static_cast<std::size_t>(target)]});
+      expect_near(dx, slopes);
+    }
+    x.back() = store<TypeParam>(std::numeric_limits<Compute<TypeParam>>::quiet_NaN());
+    std::vector<TypeParam> y(x.size());
+    backend::run(kernels::Softmax{this->dtype, false, 1, n, x.data(), y.data()});
+    expect_near(y, Doubles(x.size(), std::nan("")));
+  }
+}
+
+// What is large is written past the caches: the same bits as where it is little at a time.
+TYPED_TEST(Rowwise, LargeResultsAreThoseOfTheirRows) {
+  if (backend::emulated) return;
+  const Rows wide{90, 50'257};
+  const auto x = this->values(wide.size(), 1);
+  std::vector<std::int64_t> classes(static_cast<std::size_t>(wide.rows), 17);
+  std::vector<Compute<TypeParam>> loss(classes.size()), row_loss(loss);
+  std::vector<TypeParam> all(x.size()), rows(x.size());
+  const auto entropy = [&](std::int64_t first, std::int64_t count, Compute<TypeParam>* to, TypeParam* dx) {
+    const Targets targets{classes.data() + first, nullptr, ignored, 0.1, nullptr};
+    backend::run(kernels::CrossEntropy{this->dtype, count, wide.cols, x.data() + first * wide.cols, targets, to + first,
+                                       dx + first * wide.cols});
+  };
+  entropy(0, wide.rows, loss.data(), all.data());
+  for (std::int64_t r = 0; r < wide.rows; ++r) entropy(r, 1, row_loss.data(), rows.data());
+  EXPECT_TRUE(same_bits(loss, row_loss));
+  EXPECT_TRUE(same_bits(all, rows));
+
+  const Rows tall{wide.size() / 1003, 1003};
+  const auto norm = [&](std::int64_t first, std::int64_t count, TypeParam* y) {
+    backend::run(kernels::LayerNorm{this->dtype, false, count, tall.cols, 1e-5, x.data() + first * tall.cols, nullptr,
+                                    nullptr, y + first * tall.cols, nullptr, nullptr});
+  };
+  norm(0, tall.rows, all.data());
+  for (std::int64_t r = 0; r < tall.rows; r += 100) norm(r, std::min<std::int64_t>(100, tall.rows - r), rows.data());
+  EXPECT_TRUE(same_bits(all, rows));
 }
 
 TYPED_TEST(Rowwise, CrossEntropySameBitsForAnyThreads) {

@@ -77,8 +77,9 @@ struct GptBlock : nn::Module {
         down{{this, "down"}, 4 * width, width},
         heads(heads) {}
   Tensor forward(const Tensor& x) const override {
-    const Tensor h = x + project(causal_attention(qkv(norm1(x)), heads));
-    return h + down(gelu_tanh(up(norm2(h))));
+    const auto [h, normed] =
+        add_layer_norm(x, project(causal_attention(qkv(norm1(x)), heads)), norm2.weight, norm2.bias);
+    return h + down(gelu_tanh(up(normed)));
   }
 
   nn::LayerNorm norm1;

@@ -170,7 +170,9 @@ class GpuAllocator final : public CachingAllocator {
   Device device_;
 };
 
-// A freed block may still be read by copies to a device: it waits for a mark in that device's stream.
+// A freed block may still be read by copies to a device: it waits for a mark in that device's stream. A template, so
+// that unoptimised builds without a GPU need no Event either.
+template <class Event>
 class PinnedAllocator final : public CachingAllocator {
  public:
   PinnedAllocator() : CachingAllocator("pinned memory") {}
@@ -179,12 +181,12 @@ class PinnedAllocator final : public CachingAllocator {
   struct Pending {
     std::size_t index, rounded;
     void* block;
-    gpu::Event read;
+    Event read;
   };
   void* from_system(std::size_t bytes) override { return gpu::allocate_pinned(bytes); }
   void to_system(void* block) noexcept override { gpu::release_pinned(block); }
   void keep(std::size_t index, void* block, std::size_t rounded) override {
-    pending_.push_back({index, rounded, block, gpu::Event()});
+    pending_.push_back({index, rounded, block, Event()});
     pending_.back().read.record(gpu::compute_stream(gpu::current_device()));
   }
   void* take(std::size_t index) override {
@@ -239,7 +241,7 @@ Allocator& allocator(Device device) {
 Allocator& pinned_allocator() {
   check_device({DeviceKind::cuda});
   if constexpr (has_gpu) {
-    static Allocator& pinned = *new PinnedAllocator;
+    static Allocator& pinned = *new PinnedAllocator<gpu::Event>;
     return pinned;
   }
   return allocator();

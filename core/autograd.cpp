@@ -79,6 +79,14 @@ void check_finite(const Tensor& tensor, const char* op, const char* what) {
 
 // ---- the engine ----
 
+namespace {
+
+bool owned_alone(const Tensor& tensor) {
+  return tensor.impl().references() == 1 && tensor.impl().storage->references() == 1 && tensor.is_contiguous();
+}
+
+}  // namespace
+
 Destination Gradients::into(int i, const Tensor& input) {
   const auto index = static_cast<std::size_t>(i);
   Node* node = edges_[index].get();
@@ -89,15 +97,16 @@ Destination Gradients::into(int i, const Tensor& input) {
       return {leaf.slot, std::exchange(leaf.touched, true)};
     }
   }
+  if (const Tensor& sum = node->pending_;
+      in_place_ && sum.defined() && owned_alone(sum) && sum.shape() == input.shape() && sum.dtype() == input.dtype()) {
+    sum.bump_version();
+    return {sum, true};
+  }
   values_[index] = empty(input.shape(), {.dtype = input.dtype(), .device = input.device()});
   return {values_[index], false};
 }
 
 namespace {
-
-bool owned_alone(const Tensor& tensor) {
-  return tensor.impl().references() == 1 && tensor.impl().storage->references() == 1 && tensor.is_contiguous();
-}
 
 // Buffers that a thread keeps from one backward to the next.
 struct Workspace {
@@ -173,7 +182,8 @@ class Engine {
     auto& values = work_.values;
     values.assign(edges.size(), Tensor());
     if (gradient.defined()) {
-      Gradients dx(edges, values, into_leaves_ && !options_.create_graph, !options_.retain_graph);
+      const bool in_place = !options_.create_graph && !anomaly_enabled();
+      Gradients dx(edges, values, in_place, into_leaves_ && in_place, !options_.retain_graph);
       node.backward(gradient, dx);
       if (anomaly_enabled())
         for (const Tensor& value : values) detail::check_finite(value, node.name(), "gradient");

@@ -83,13 +83,15 @@ struct Destination {
 /// What a rule fills: one gradient for each input that wants one.
 class Gradients {
  public:
-  Gradients(std::span<const Ref<Node>> edges, std::span<Tensor> values, bool into_leaves, bool last)
-      : edges_(edges), values_(values), into_leaves_(into_leaves), last_(last) {}
+  /// `in_place`: kernels may add to gradients that are there; `into_leaves`: to those of leaves too.
+  Gradients(std::span<const Ref<Node>> edges, std::span<Tensor> values, bool in_place, bool into_leaves, bool last)
+      : edges_(edges), values_(values), in_place_(in_place), into_leaves_(into_leaves), last_(last) {}
   /// Whether input `i` takes part in the backward.
   bool wants(int i) const { return static_cast<bool>(edges_[static_cast<std::size_t>(i)]); }
   void set(int i, Tensor gradient) { values_[static_cast<std::size_t>(i)] = std::move(gradient); }
   /// For rules whose kernel can add to what is there: the leaf's own gradient if input `i` is a leaf with a place for
-  /// it (then nothing is to be set), else a new tensor like `input`, which is set.
+  /// it, or the sum of what other branches gave input `i` (then nothing is to be set), else a new tensor like `input`,
+  /// which is set.
   Destination into(int i, const Tensor& input);
   /// Whether no other backward will need what was saved: a rule may overwrite what is its own.
   bool last() const { return last_; }
@@ -97,7 +99,7 @@ class Gradients {
  private:
   std::span<const Ref<Node>> edges_;
   std::span<Tensor> values_;
-  bool into_leaves_, last_;
+  bool in_place_, into_leaves_, last_;
 };
 
 /// One recorded op, or a leaf. Owned by the tensor it made and by the nodes that used that tensor.
@@ -121,6 +123,7 @@ class Node : public RefCounted {
 
  private:
   friend class Engine;
+  friend class Gradients;
   friend class Tensor;
 
   std::vector<Ref<Node>, PoolAllocator<Ref<Node>>> edges_;

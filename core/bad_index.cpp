@@ -55,7 +55,7 @@ class Words {
 };
 
 // Never destroyed: the driver may be gone before static objects are.
-[[maybe_unused]] Words& words_of(Device device) {
+[[maybe_unused]] inline Words& words_of(Device device) {
   static std::mutex mutex;
   static std::map<int, Words*>& all = *new std::map<int, Words*>;
   const std::lock_guard lock(mutex);

@@ -208,6 +208,15 @@ Tensor binary_cross_entropy_with_logits(const Tensor& logits, const Tensor& targ
 Tensor layer_norm(const Tensor& x, const Tensor& weight = {}, const Tensor& bias = {}, double eps = 1e-5);
 /// Over the last dimension: x / sqrt(mean(x^2) + eps) * weight. Zhang & Sennrich 2019. Not twice differentiable.
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-5);
+/// x + residual, and the norm of it.
+struct NormOfSum {
+  Tensor sum, norm;
+};
+/// layer_norm and rms_norm of a residual stream, in one pass where both tensors have the same shape and dtype:
+/// `const auto [h, normed] = add_layer_norm(x, attention(y), weight, bias)`.
+NormOfSum add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight = {}, const Tensor& bias = {},
+                         double eps = 1e-5);
+NormOfSum add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight = {}, double eps = 1e-5);
 struct BatchNormOptions {
   bool training = true;
   double momentum = 0.1;

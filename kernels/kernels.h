@@ -280,7 +280,8 @@ struct ScaleRows {
 };
 
 /// y = (x - mean) * rstd * weight + bias over each row; weight and bias may be null. `rms`: mean is taken as 0.
-/// `mean` and `rstd` (one a row) are f64 for f64, else f32.
+/// `mean` and `rstd` (one a row) are f64 for f64, else f32. With a residual (else null), sum = x + residual takes the
+/// place of x.
 struct LayerNorm {
   DType dtype;
   bool rms;
@@ -288,14 +289,17 @@ struct LayerNorm {
   double eps;
   const void *x, *weight, *bias;
   void *y, *mean, *rstd;
+  const void* residual = nullptr;
+  void* sum = nullptr;
 };
-/// dx, dweight and dbias may each be null
+/// dx, dweight and dbias may each be null. `accumulate`: to what is in dx.
 struct LayerNormGrad {
   DType dtype;
   bool rms;
   std::int64_t rows, cols;
   const void *x, *weight, *mean, *rstd, *dy;
   void *dx, *dweight, *dbias;
+  bool accumulate = false;
 };
 
 // ---- batch norm: x is [n, c, inner]; `mean` and `rstd` (one a channel) are f64 for f64, else f32 ----

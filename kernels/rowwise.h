@@ -162,6 +162,13 @@ ANNEAL_HD Compute<T> cross_entropy_row(const G& g, std::int64_t n, const T* x, c
   return mass * e.log_total() - along;
 }
 
+/// sum = x + residual. Returns sum.
+template <Group G, class T>
+ANNEAL_HD const T* add_row(const G& g, std::int64_t n, const T* x, const T* residual, T* sum) {
+  g.each(n, [=](std::int64_t i) { sum[i] = store<T>(load(x[i]) + load(residual[i])); });
+  return sum;
+}
+
 template <class C>
 struct RowMoments {
   C mean, rstd;

@@ -229,14 +229,16 @@ Work work_of(const ScaleRows& a, bool) {
 }
 template <>
 Work work_of(const LayerNorm& a, bool) {
-  return {a.rms ? "rms_norm" : "layer_norm", 0,
-          (2 * product(a.rows, a.cols) + (count(a.weight) + count(a.bias)) * product(a.cols)) * width(a.dtype) +
-              (count(a.mean) + count(a.rstd)) * product(a.rows) * wide(a.dtype)};
+  return {
+      a.rms ? "rms_norm" : "layer_norm", 0,
+      ((2 + 2 * count(a.residual)) * product(a.rows, a.cols) + (count(a.weight) + count(a.bias)) * product(a.cols)) *
+              width(a.dtype) +
+          (count(a.mean) + count(a.rstd)) * product(a.rows) * wide(a.dtype)};
 }
 template <>
 Work work_of(const LayerNormGrad& a, bool) {
   return {a.rms ? "rms_norm_grad" : "layer_norm_grad", 0,
-          ((2 + count(a.dx)) * product(a.rows, a.cols) +
+          ((2 + count(a.dx) + (a.accumulate ? 1 : 0)) * product(a.rows, a.cols) +
            (count(a.weight) + count(a.dweight) + count(a.dbias)) * product(a.cols)) *
                   width(a.dtype) +
               (count(a.mean) + count(a.rstd)) * product(a.rows) * wide(a.dtype)};

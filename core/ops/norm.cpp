@@ -49,19 +49,34 @@ struct RowNormRule {
     const Tensor dense_dy = dy.contiguous();
     kernels::LayerNormGrad args{x.dtype(),  Rms,        rstd.numel(),   cols,    x.raw(), raw_or_null(weight),
                                 mean.raw(), rstd.raw(), dense_dy.raw(), nullptr, nullptr, nullptr};
-    args.dx = new_gradient(dx, 0, x);
+    Destination to{};
+    if (dx.wants(0)) {  // where x also goes around the norm, that gradient is there already
+      to = dx.into(0, x);
+      args.dx = to.out.raw();
+      args.accumulate = to.accumulate;
+    }
     args.dweight = new_gradient(dx, 1, weight);
     args.dbias = new_gradient(dx, 2, bias);
     launch(x.device(), args);
   }
 };
 
+struct NormOfSumRule {
+  static constexpr const char* name = "norm_of_sum";
+  static void backward(const Tensor& dy, Gradients& dx) {
+    for (const int i : {0, 1})
+      if (dx.wants(i)) dx.set(i, dy);
+  }
+};
+
+// Of the input, or of its sum with a residual of the same kind.
 template <bool Rms>
-Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& given_bias, double eps) {
+NormOfSum row_norm(const Tensor& input, const Tensor& given_residual, const Tensor& given_weight,
+                   const Tensor& given_bias, double eps) {
   constexpr const char* name = RowNormRule<Rms>::name;
   constexpr CastPolicy policy = policy_of(RowNormRule<Rms>::name);
   if (const Tensor full = autocast(policy, input); full.defined())
-    return row_norm<Rms>(full, given_weight, given_bias, eps);
+    return row_norm<Rms>(full, {}, given_weight, given_bias, eps);
   const Tensor weight = dense(given_weight);
   const Tensor bias = dense(given_bias);
   const int dims = weight.defined() ? weight.rank() : 1;
@@ -71,16 +86,38 @@ Tensor row_norm(const Tensor& input, const Tensor& given_weight, const Tensor& g
   for (int d = input.rank() - dims; d < input.rank(); ++d)
     normalised = normalised.with(normalised.rank(), input.shape()[d]);
   check_affine(input, weight, bias, normalised, input.dtype(), name);
-  const Tensor x = input.contiguous();
+  const Tensor residual = dense(given_residual);
+  Tensor x = input.contiguous();
   const std::int64_t cols = normalised.numel();
   const std::int64_t rows = cols ? x.numel() / cols : 0;
   const TensorOptions statistics{.dtype = statistics_dtype(x), .device = x.device()};
   const Tensor mean = empty({rows}, statistics);
   const Tensor rstd = empty({rows}, statistics);
   const Tensor y = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
-  launch(x.device(), kernels::LayerNorm{x.dtype(), Rms, rows, cols, eps, x.raw(), raw_or_null(weight),
-                                        raw_or_null(bias), y.raw(), mean.raw(), rstd.raw()});
-  return record<RowNormRule<Rms>>(y, {x, weight, bias}, x, weight, bias, mean, rstd);
+  kernels::LayerNorm args{x.dtype(),         Rms,     rows,       cols,      eps, x.raw(), raw_or_null(weight),
+                          raw_or_null(bias), y.raw(), mean.raw(), rstd.raw()};
+  if (residual.defined()) {
+    const Tensor sum = empty(x.shape(), {.dtype = x.dtype(), .device = x.device()});
+    args.residual = residual.raw();
+    args.sum = sum.raw();
+    launch(x.device(), args);
+    x = record<NormOfSumRule>(sum, {x, residual});
+  } else {
+    launch(x.device(), args);
+  }
+  return {x, record<RowNormRule<Rms>>(y, {x, weight, bias}, x, weight, bias, mean, rstd)};
+}
+
+// One pass where both are of the kind that the norm takes, else the ops one after the other.
+template <bool Rms>
+NormOfSum norm_of_sum(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps) {
+  const bool cast = autocast_dtype() && x.dtype() != DType::f32 && x.dtype() != DType::f64;
+  if (!cast && is_floating(x.dtype()) && x.dtype() == residual.dtype() && x.shape() == residual.shape()) {
+    check_devices("norm_of_sum", x, residual);
+    return row_norm<Rms>(x, residual, weight, bias, eps);
+  }
+  const Tensor sum = x + residual;
+  return {sum, row_norm<Rms>(sum, {}, weight, bias, eps).norm};
 }
 
 struct BatchNormRule {
@@ -115,9 +152,18 @@ struct BatchNormRule {
 }  // namespace
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, double eps) {
-  return row_norm<false>(x, weight, bias, eps);
+  return row_norm<false>(x, {}, weight, bias, eps).norm;
 }
-Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) { return row_norm<true>(x, weight, {}, eps); }
+Tensor rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  return row_norm<true>(x, {}, weight, {}, eps).norm;
+}
+NormOfSum add_layer_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias,
+                         double eps) {
+  return norm_of_sum<false>(x, residual, weight, bias, eps);
+}
+NormOfSum add_rms_norm(const Tensor& x, const Tensor& residual, const Tensor& weight, double eps) {
+  return norm_of_sum<true>(x, residual, weight, {}, eps);
+}
 
 Tensor batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
                   const Tensor& given_weight, const Tensor& given_bias, BatchNormOptions options) {

@@ -83,9 +83,10 @@ struct NormGrad {
   }
 
   template <bool streamed>
-  ANNEAL_HD void write(const Means& m, T* dx) const {
+  ANNEAL_HD void write(const Means& m, T* dx, bool accumulate) const {
     each([&](std::int64_t i, int n) __attribute__((always_inline)) {
-      const V v = (slope(i, n) - m.slope - normal(i, n) * m.along) * rstd;
+      V v = (slope(i, n) - m.slope - normal(i, n) * m.along) * rstd;
+      if (accumulate) v += load_first(dx + i, n);
       if constexpr (streamed) stream_vector(dx + i, &v);
       else store_first(dx + i, v, n);
     });
@@ -120,7 +121,7 @@ void layer_norm_grad(const LayerNormGrad& a) {
   const auto clear = [=](C* to) { g.each(2 * padded, [=](std::int64_t i) { to[i] = 0; }); };
 
   parallel_for(blocks, grain_elements / (block_rows * cols + 1) + 1,
-               [=, rows = a.rows](std::int64_t begin, std::int64_t end) {
+               [=, rows = a.rows, accumulate = a.accumulate](std::int64_t begin, std::int64_t end) {
                  for (std::int64_t b = begin; b < end; ++b) {
                    C* const dweight = sums ? partials + 2 * b * padded : nullptr;
                    C* const dbias = dweight + padded;
@@ -131,8 +132,8 @@ void layer_norm_grad(const LayerNormGrad& a) {
                      auto m = row.means(dweight, dbias);
                      if (rms) m.slope = 0;
                      if (!dx) continue;
-                     if (streamed) row.template write<std::is_same_v<T, C>>(m, dx + r * cols);
-                     else row.template write<false>(m, dx + r * cols);
+                     if (streamed) row.template write<std::is_same_v<T, C>>(m, dx + r * cols, accumulate);
+                     else row.template write<false>(m, dx + r * cols, accumulate);
                    }
                  }
                  if (streamed) finish_streams();
@@ -233,16 +234,20 @@ void run(const LayerNorm& a) {
   visit_floating(a.dtype, [&]<class T>() {
     using C = Compute<T>;
     const auto* x = static_cast<const T*>(a.x);
+    const auto* residual = static_cast<const T*>(a.residual);
     const auto* weight = static_cast<const T*>(a.weight);
     const auto* bias = static_cast<const T*>(a.bias);
+    auto* sum = static_cast<T*>(a.sum);
     auto* y = static_cast<T*>(a.y);
     auto* mean = static_cast<C*>(a.mean);
     auto* rstd = static_cast<C*>(a.rstd);
     const auto eps = static_cast<C>(a.eps);
     const LaneGroup g(a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes);
     for_rows(a.rows, a.cols, [=, rms = a.rms, cols = a.cols](std::int64_t r) {
-      const auto moments = rms ? layer_norm_row<true>(g, cols, eps, x + r * cols, weight, bias, y + r * cols)
-                               : layer_norm_row<false>(g, cols, eps, x + r * cols, weight, bias, y + r * cols);
+      const T* from = x + r * cols;
+      if (residual) from = add_row(g, cols, from, residual + r * cols, sum + r * cols);
+      const auto moments = rms ? layer_norm_row<true>(g, cols, eps, from, weight, bias, y + r * cols)
+                               : layer_norm_row<false>(g, cols, eps, from, weight, bias, y + r * cols);
       if (mean) mean[r] = moments.mean;
       if (rstd) rstd[r] = moments.rstd;
     });

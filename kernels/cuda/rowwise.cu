@@ -229,21 +229,25 @@ struct LayerNormProgram {
   Compute<T> eps;
   const T *weight, *bias;
   Compute<T>*mean, *rstd;
+  const T* residual;
+  T* sum;
 
   template <class G>
   ANNEAL_DEVICE void operator()(const G& g, std::int64_t row, std::int64_t n, const T* const* in, T* out) const {
-    const auto moments = rms ? layer_norm_row<true>(g, n, eps, in[0], weight, bias, out)
-                             : layer_norm_row<false>(g, n, eps, in[0], weight, bias, out);
+    const T* x = in[0];
+    if (residual) x = add_row(g, n, x, residual + row * n, sum + row * n);
+    const auto moments = rms ? layer_norm_row<true>(g, n, eps, x, weight, bias, out)
+                             : layer_norm_row<false>(g, n, eps, x, weight, bias, out);
     if (g.lane() != 0) return;
     if (mean) mean[row] = moments.mean;
     if (rstd) rstd[row] = moments.rstd;
   }
 };
 
-/// dx of `layer_norm_row`.
+/// dx of `layer_norm_row`, added to `before` unless that is null.
 template <bool rms, Group G, class T>
 ANNEAL_DEVICE void layer_norm_grad_row(const G& g, std::int64_t n, const RowMoments<Compute<T>>& moments, const T* x,
-                                       const T* weight, const T* dy, T* dx) {
+                                       const T* weight, const T* dy, const T* before, T* dx) {
   using C = Compute<T>;
   const C mean = moments.mean, rstd = moments.rstd;
   const auto program = [=](auto slope) {  // slope(i) = dy_i * weight_i
@@ -251,7 +255,9 @@ ANNEAL_DEVICE void layer_norm_grad_row(const G& g, std::int64_t n, const RowMome
     C offset = 0;
     if constexpr (!rms) offset = g.sum(n, slope) / count;
     const C along = g.sum(n, [=](std::int64_t i) { return slope(i) * (load(x[i]) - mean); }) * rstd * rstd / count;
-    g.each(n, [=](std::int64_t i) { dx[i] = store<T>(rstd * ((slope(i) - offset) - (load(x[i]) - mean) * along)); });
+    const auto value = [=](std::int64_t i) { return rstd * ((slope(i) - offset) - (load(x[i]) - mean) * along); };
+    if (before) g.each(n, [=](std::int64_t i) { dx[i] = store<T>(value(i) + load(before[i])); });
+    else g.each(n, [=](std::int64_t i) { dx[i] = store<T>(value(i)); });
   };
   if (weight) program([=](std::int64_t i) { return load(dy[i]) * load(weight[i]); });
   else program([=](std::int64_t i) { return load(dy[i]); });
@@ -269,7 +275,7 @@ struct LayerNormGradKernel {
   const T* weight;
   const C *mean, *rstd;
   C* partials;
-  bool near;
+  bool near, accumulate;
 
   ANNEAL_DEVICE RowMoments<C> moments(std::int64_t row) const { return {rms ? C(0) : mean[row], rstd[row]}; }
 
@@ -309,8 +315,9 @@ struct LayerNormGradKernel {
       if (here && rows.output) {
         const T *x = rows.in(block, row, number, 0), *dy = rows.in(block, row, number, 1);
         T* const dx = rows.out(block, row, number);
-        if (rms) layer_norm_grad_row<true>(team, cols, moments(row), x, weight, dy, dx);
-        else layer_norm_grad_row<false>(team, cols, moments(row), x, weight, dy, dx);
+        const T* const before = accumulate ? rows.output + row * cols : nullptr;
+        if (rms) layer_norm_grad_row<true>(team, cols, moments(row), x, weight, dy, before, dx);
+        else layer_norm_grad_row<false>(team, cols, moments(row), x, weight, dy, before, dx);
       }
       if (rows.staged) {
         block.sync();
@@ -363,7 +370,7 @@ void layer_norm_grad(const LayerNormGrad& a, Stream stream) {
   C* const partials = sums ? static_cast<C*>(workspace(stream, static_cast<std::size_t>(blocks) * sum_bytes)) : nullptr;
   launch(stream, blocks,
          Kernel{rows, a.rms, static_cast<const T*>(a.weight), static_cast<const C*>(a.mean),
-                static_cast<const C*>(a.rstd), partials, near},
+                static_cast<const C*>(a.rstd), partials, near, a.accumulate},
          staged_bytes + (near ? sum_bytes : 0));
   if (!sums) return;
   using Columns = ColumnSumKernel<T>;
@@ -436,7 +443,9 @@ void run(const LayerNorm& a, Stream stream) {
                                       static_cast<const T*>(a.weight),
                                       static_cast<const T*>(a.bias),
                                       static_cast<C*>(a.mean),
-                                      static_cast<C*>(a.rstd)};
+                                      static_cast<C*>(a.rstd),
+                                      static_cast<const T*>(a.residual),
+                                      static_cast<T*>(a.sum)};
     run_rows<T>(stream, program, {a.rows, a.cols, {a.x}, a.y});
   });
 }

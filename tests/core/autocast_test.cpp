@@ -22,6 +22,12 @@ TEST(Autocast, FollowsTheTable) {
   for (const Tensor& full : {softmax(y, 1), sum(y), mean(y), exp(y), layer_norm(y, ones({3}), zeros({3}))})
     EXPECT_EQ(full.dtype(), DType::f32);
   EXPECT_EQ((y + zeros({4, 3})).dtype(), DType::f32) << "the widest decides";
+  for (const Tensor& residual : {y, zeros({4, 3})}) {
+    const NormOfSum of_sum = add_layer_norm(y, residual);
+    EXPECT_EQ(of_sum.sum.dtype(), residual.dtype());
+    EXPECT_EQ(of_sum.norm.dtype(), DType::f32);
+    EXPECT_EQ(of_sum.norm.to_vector(), layer_norm(y + residual).to_vector());
+  }
   EXPECT_EQ(cat({y, zeros({4, 3})}, 0).dtype(), DType::f32);
   EXPECT_EQ(linear(x.to(DType::f64), w.detach().to(DType::f64), {}).dtype(), DType::f64) << "f64 stays";
 }

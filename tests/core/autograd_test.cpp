@@ -7,6 +7,7 @@
 #include <cmath>
 #include <thread>
 
+#include "anneal/core/gradcheck.h"
 #include "anneal/core/ops.h"
 #include "anneal/optim/sgd.h"
 #include "anneal/tests/expect.h"
@@ -114,6 +115,28 @@ TEST(Autograd, TensorUsedManyTimes) {
   const Tensor y = x * x + x;  // 2x + 1
   (y * y + y + x).backward();  // (2y + 1)(2x + 1) + 1
   EXPECT_EQ(x.grad().item(), 13 * 5 + 1);
+}
+
+// Kernels that can add to the gradient that another branch left do; not where somebody else has that tensor too.
+TEST(Autograd, KernelsAddToGradientsOfOtherBranches) {
+  const TensorOptions f64{.dtype = DType::f64};
+  const Tensor x = tensor({1, -2, 4, 0.5, 3, -1}, {2, 3}, f64).set_requires_grad();
+  const Tensor w = tensor({1, 2, 0, -1, 1, 3, 0.5, 0, 2}, {3, 3}, f64).set_requires_grad();
+  const auto block = [](const Tensor& h, const Tensor& w) {
+    return h + linear(layer_norm(h), w, {}) + linear(h, w, {});
+  };
+  const GradcheckReport report =
+      gradcheck([&](std::span<const Tensor> in) { return block(block(in[0] * 2, in[1]), in[1]); }, {x, w});
+  EXPECT_TRUE(report.ok) << report.where;
+
+  const Tensor h = x * 2;
+  const Tensor inner = block(h, w), outer = block(inner, w);
+  const Tensor seed = tensor({1, 2, -1, 0, 3, 1}, {2, 3}, f64);
+  const std::vector<Tensor> twice = grad(outer, {outer, inner, h}, {.retain_graph = true}, seed);
+  const std::vector<Tensor> again = grad(outer, {outer, inner, h}, {}, seed);
+  EXPECT_EQ(seed.to_vector(), (Doubles{1, 2, -1, 0, 3, 1})) << "the caller's";
+  EXPECT_EQ(twice[0].to_vector(), seed.to_vector());
+  for (std::size_t i = 0; i < 3; ++i) EXPECT_EQ(twice[i].to_vector(), again[i].to_vector());
 }
 
 TEST(Autograd, ViewsPassGradientsToTheirBase) {

@@ -162,6 +162,18 @@ inline void add_norm_cases(std::vector<GradientCase>& cases) {
   add("rms_norm", {{{3, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
   add("rms_norm plain", {{{2, 3, 5}}}, [](Inputs x) { return rms_norm(x[0], {}, 1e-3); });
   add("rms_norm no rows", {{{0, 5}}, {{5}}}, [](Inputs x) { return rms_norm(x[0], x[1]); });
+  add("add_layer_norm", {{{3, 5}}, {{3, 5}}, {{5}}, {{5}}}, [](Inputs x) {
+    const NormOfSum y = add_layer_norm(x[0], x[1], x[2], x[3]);
+    return y.sum * y.norm;
+  });
+  add("add_layer_norm broadcast", {{{2, 3, 5}}, {{5}}}, [](Inputs x) {
+    const NormOfSum y = add_layer_norm(x[0], x[1]);
+    return y.sum * y.norm;
+  });
+  add("add_rms_norm", {{{3, 5}}, {{3, 5}}, {{5}}}, [](Inputs x) {
+    const NormOfSum y = add_rms_norm(x[0], x[1], x[2]);
+    return y.sum * y.norm;
+  });
   const Tensor mean = constant(uniform({3}));
   const Tensor variance = constant(uniform({3}, 0.5, 2));
   add("batch_norm training", {{{4, 3, 2, 2}}, {{3}}, {{3}}},

@@ -95,6 +95,18 @@ TEST(OpObserver, SeesBackward) {
   EXPECT_EQ(recorder.ends, static_cast<int>(names.size()));
 }
 
+TEST(OpObserver, SeesNoAdditionWhereKernelsAdd) {
+  const Tensor x = ones({2, 3}).set_requires_grad(), w = ones({3, 3}).set_requires_grad();
+  const NormOfSum h = add_layer_norm(x * 2, x * 3);
+  const Tensor loss = sum((h.sum + linear(h.norm, w)) * 2);
+  Recorder recorder;
+  recorder.observe(true);
+  loss.backward();
+  const Names names = recorder.names();
+  EXPECT_EQ(std::count(names.begin(), names.end(), "add"), 1) << "of x * 2 and x * 3";
+  EXPECT_EQ(std::count(names.begin(), names.end(), "layer_norm_grad"), 1);
+}
+
 TEST(OpObserver, TellsFunctionsFromTheirDerivatives) {
   Tensor x = ones({4});
   x.set_requires_grad();

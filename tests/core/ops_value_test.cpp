@@ -321,6 +321,10 @@ TEST_P(OpsValue, SoftmaxAndNorms) {
   expect_close(cross_entropy(x, target, {.reduction = LossReduction::none}), {rows}, losses, size);
   expect_close(layer_norm(x, weight, bias), {rows, cols}, layer, size);
   expect_close(rms_norm(x, weight), {rows, cols}, rms, size);
+  const NormOfSum of_halves = add_layer_norm(x * 0.5, x * 0.5, weight, bias);
+  expect_close(of_halves.norm, {rows, cols}, layer, size);
+  EXPECT_EQ(of_halves.sum.to_vector(), x.to_vector());
+  expect_close(add_rms_norm(x * 0.5, x * 0.5, weight).norm, {rows, cols}, rms, size);
   expect_close(layer_norm(x.transpose(0, 1).contiguous().transpose(0, 1), weight, bias), {rows, cols}, layer, size);
 }
 

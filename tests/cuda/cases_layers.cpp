@@ -175,14 +175,22 @@ void add_norms(Cases& all) {
                                  m.output(rows, wide)};
               })
           .timed = affine;
-      Case& grad = all.add(name + " grad" + (affine ? " affine" : ""), [=](Maker& m) {
+      Case& of_sum = all.add(name + " of a sum" + (affine ? " affine" : ""), [=](Maker& m) {
+        const auto rows = rows_of(m), cols = cols_of(m);
+        const void *x = m.input(rows * cols, {-2, 3}), *residual = m.input(rows * cols, {-1, 1});
+        const void* weight = affine ? m.input(cols) : nullptr;
+        void *y = m.output(rows * cols), *sum = m.output(rows * cols);
+        return LayerNorm{m.dtype(), rms, rows, cols, 1e-5, x, weight, nullptr, y, nullptr, nullptr, residual, sum};
+      });
+      of_sum.tolerance = 4;  // what is normalised was rounded to the dtype
+      Case& grad = all.add(name + " grad" + (affine ? " affine" : " accumulate"), [=](Maker& m) {
         const auto rows = rows_of(m), cols = cols_of(m);
         const void* x = m.input(rows * cols);
         const void* weight = affine ? m.input(cols) : nullptr;
         const void* mean = rms ? m.input(rows, {0, 0}, wide) : m.input(rows, {-0.1, 0.1}, wide);
         const void* rstd = m.input(rows, {0.8, 0.9}, wide);
         const void* dy = m.input(rows * cols);
-        void* dx = m.output(rows * cols);
+        void* dx = affine ? m.output(rows * cols) : m.in_out(rows * cols);
         return LayerNormGrad{m.dtype(),
                              rms,
                              rows,
@@ -194,7 +202,8 @@ void add_norms(Cases& all) {
                              dy,
                              dx,
                              affine ? m.output(cols) : nullptr,
-                             affine && !rms ? m.output(cols) : nullptr};
+                             affine && !rms ? m.output(cols) : nullptr,
+                             !affine};
       });
       grad.timed = affine;
       grad.tolerance = 4;  // long sums that nearly cancel

@@ -419,6 +419,44 @@ TYPED_TEST(Rowwise, LayerNorm) {
   }
 }
 
+TYPED_TEST(Rowwise, LayerNormOfASumAndGradientOnTop) {
+  for (const bool rms : {false, true}) {
+    for (const Rows& s : {Rows{3, 5}, Rows{2, 64}, Rows{7, 100}, Rows{0, 5}}) {
+      SCOPED_TRACE(::testing::Message() << s.rows << " x " << s.cols << (rms ? " rms" : ""));
+      const auto x = this->values(s.size(), 21), residual = this->values(s.size(), 22),
+                 before = this->values(s.size(), 23);
+      std::vector<TypeParam> total;
+      for (std::size_t i = 0; i < x.size(); ++i) total.push_back(store<TypeParam>(load(x[i]) + load(residual[i])));
+      std::vector<TypeParam> sum(x.size()), y(x.size()), y_of_total(x.size());
+      std::vector<Compute<TypeParam>> mean(static_cast<std::size_t>(s.rows)), rstd(mean);
+      kernels::LayerNorm args{this->dtype, rms,     s.rows,   s.cols,      1e-3,        x.data(),
+                              nullptr,     nullptr, y.data(), mean.data(), rstd.data(), residual.data(),
+                              sum.data()};
+      backend::run(args);
+      EXPECT_TRUE(same_bits(sum, total));
+      args.x = total.data();
+      args.y = y_of_total.data();
+      args.residual = nullptr;
+      backend::run(args);
+      EXPECT_TRUE(same_bits(y, y_of_total));
+
+      const auto dy = this->values(s.size(), 24);
+      std::vector<TypeParam> dx(x.size()), on_top = before;
+      kernels::LayerNormGrad grad{this->dtype, rms,         s.rows,    s.cols,    total.data(), nullptr,
+                                  mean.data(), rstd.data(), dy.data(), dx.data(), nullptr,      nullptr};
+      backend::run(grad);
+      grad.dx = on_top.data();
+      grad.accumulate = true;
+      backend::run(grad);
+      Doubles want;
+      for (std::size_t i = 0; i < dx.size(); ++i) {
+        want.push_back(static_cast<double>(load(before[i])) + static_cast<double>(load(dx[i])));
+      }
+      expect_near(on_top, want);
+    }
+  }
+}
+
 TEST(LayerNormStatistics, KeepTheirPrecisionFarFromZero) {
   const Norm<float> got(false, false, {3, 1000}, 1000);
   const Doubles x = doubles(got.x);

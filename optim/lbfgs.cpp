@@ -68,6 +68,10 @@ void LBFGS::forget() {
 // Along the direction.
 void LBFGS::move(double by) {
   arena().values().add_(direction_, by);
+  moved();
+}
+
+void LBFGS::moved() {
   for (const Arena::Slot& slot : arena().slots()) slot.parameter.bump_version();
 }
 
@@ -99,7 +103,14 @@ LBFGS::Point LBFGS::search(const Closure& closure, const Point& from, double slo
   const Tensor start = arena().values().clone();
   const auto look = [&](double at) -> LinePoint {
     move(at);
-    Point point = evaluate(closure);
+    Point point{};
+    try {
+      point = evaluate(closure);
+    } catch (...) {
+      arena().values().copy_(start);
+      moved();
+      throw;
+    }
     arena().values().copy_(start);
     const double there = dot(point.gradient, direction_);
     return {at, point.loss, there, std::move(point.gradient)};

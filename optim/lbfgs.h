@@ -61,6 +61,7 @@ class LBFGS final : public Optimizer {
   void forget();
   Point evaluate(const Closure& closure);
   void move(double by);
+  void moved();
   void turn(const Tensor& gradient);
   Point search(const Closure& closure, const Point& from, double slope, std::int64_t evaluations);
 

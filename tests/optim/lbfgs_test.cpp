@@ -113,6 +113,24 @@ TEST(LBFGS, BeginsAnewWithOtherParameters) {
   EXPECT_EQ(problem.head.to_vector(), kept);
 }
 
+TEST(LBFGS, ClosureThatThrowsInALineSearchLeavesTheParameters) {
+  Problem problem({.line_search_fn = "strong_wolfe"});
+  const Doubles before = problem.values();
+  int looks = 0;
+  const auto closure = [&] {
+    check(++looks < 2, "stop");
+    problem.lbfgs.zero_grad();
+    const Tensor loss = sum(square(problem.head)) + sum(square(problem.tail));
+    loss.backward();
+    return loss;
+  };
+  expect_contains(error_of([&] { problem.lbfgs.step({.closure = closure}); }), "stop");
+  EXPECT_EQ(looks, 2);
+  EXPECT_EQ(problem.values(), before);
+  problem.step();
+  EXPECT_NE(problem.values(), before);
+}
+
 TEST(LBFGS, SaysWhatItNeeds) {
   Problem problem({});
   expect_contains(error_of([&] { problem.lbfgs.step(); }), "closure");

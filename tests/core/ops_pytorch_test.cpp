@@ -2,19 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <functional>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
-
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
+#include "anneal/tests/fixture.h"
 
 using namespace anneal;
+using anneal::testing::fixture;
 
 namespace {
 
@@ -162,8 +158,7 @@ void expect_values(const Tensor& got, const Doubles& want, const std::string& wh
 }
 
 TEST(OpsPyTorch, ValuesAndGradients) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/ops.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("ops.json");
   ASSERT_GT(all["cases"].size(), 80u);
   std::map<std::string, int> used;
   for (const Json& c : all["cases"]) {

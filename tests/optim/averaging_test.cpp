@@ -4,8 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "anneal/core/autocast.h"
 #include "anneal/core/autograd.h"
@@ -13,14 +11,12 @@
 #include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
 #include "anneal/tests/expect.h"
-
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
+#include "anneal/tests/fixture.h"
 
 using namespace anneal;
 using anneal::testing::error_of;
 using anneal::testing::expect_contains;
+using anneal::testing::fixture;
 using anneal::testing::message_of;
 using optim::AveragedWeights;
 
@@ -45,8 +41,7 @@ optim::AveragingRule rule_of(const Json& o) {
 // ---- against PyTorch ----
 
 TEST(AveragedWeights, FollowPyTorch) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("optim.json");
   const std::vector<int> steps = all["averages"]["steps"];
   const std::int64_t size = all["problem"]["size"];
   ASSERT_EQ(all["averages"]["rules"].size(), 4u);

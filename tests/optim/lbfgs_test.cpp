@@ -4,19 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "anneal/core/ops.h"
 #include "anneal/tests/expect.h"
-
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
+#include "anneal/tests/fixture.h"
 
 using namespace anneal;
 using anneal::testing::error_of;
 using anneal::testing::expect_contains;
+using anneal::testing::fixture;
 using optim::LBFGS;
 
 namespace {
@@ -62,8 +58,7 @@ optim::LBFGSOptions options_of(const Json& given) {
 }
 
 TEST(LBFGS, FollowsPyTorch) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("optim.json");
   ASSERT_EQ(all["lbfgs"].size(), 6u);
   for (const Json& given : all["lbfgs"]) {
     SCOPED_TRACE(given["name"].get<std::string>());

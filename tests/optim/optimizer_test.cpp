@@ -5,9 +5,7 @@
 
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
@@ -15,14 +13,12 @@
 #include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
 #include "anneal/tests/expect.h"
-
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
+#include "anneal/tests/fixture.h"
 
 using namespace anneal;
 using anneal::testing::error_of;
 using anneal::testing::expect_contains;
+using anneal::testing::fixture;
 using anneal::testing::message_of;
 
 namespace {
@@ -70,8 +66,7 @@ std::unique_ptr<optim::Optimizer> make(const std::string& kind, const Json& json
 }
 
 TEST(Optimizers, FollowPyTorch) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("optim.json");
   const std::int64_t size = all["problem"]["size"];
   const double a = all["problem"]["a"];
   const double b = all["problem"]["b"];

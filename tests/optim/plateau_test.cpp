@@ -4,17 +4,13 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "anneal/optim/sgd.h"
+#include "anneal/tests/fixture.h"
 #include "anneal/tests/temp_folder.h"
 
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
-
 using namespace anneal;
+using anneal::testing::fixture;
 using anneal::testing::message_of;
 using Json = nlohmann::json;
 
@@ -36,8 +32,7 @@ optim::PlateauOptions options_of(const Json& o) {
 }
 
 TEST(ReduceLROnPlateau, FollowsPyTorch) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("optim.json");
   ASSERT_EQ(all["plateaus"].size(), 8u);
   for (const Json& given : all["plateaus"]) {
     SCOPED_TRACE(given["name"].get<std::string>());

@@ -4,19 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "anneal/core/ops.h"
 #include "anneal/optim/adam.h"
 #include "anneal/optim/sgd.h"
+#include "anneal/tests/fixture.h"
 #include "anneal/tests/temp_folder.h"
 
-#if !defined(ANNEAL_FIXTURES)
-#define ANNEAL_FIXTURES "tests/fixtures"
-#endif
-
 using namespace anneal;
+using anneal::testing::fixture;
 using anneal::testing::message_of;
 using Json = nlohmann::json;
 
@@ -92,8 +88,7 @@ void expect_near(const std::vector<double>& got, const std::vector<double>& expe
 }
 
 TEST(Schedules, FollowPyTorch) {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/optim.json");
-  const Json all = Json::parse(file);
+  const Json all = fixture("optim.json");
   ASSERT_EQ(all["schedules"].size(), 24u);
   for (const Json& given : all["schedules"]) {
     SCOPED_TRACE(given["name"].get<std::string>());

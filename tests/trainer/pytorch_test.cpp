@@ -2,10 +2,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
 
+#include "anneal/tests/fixture.h"
 #include "anneal/tests/trainer/support.h"
 #include "anneal/trainer/checkpoint.h"
 #include "anneal/trainer/plugin.h"
@@ -15,11 +14,6 @@ namespace {
 
 using Doubles = std::vector<double>;
 using Json = nlohmann::json;
-
-Json fixture() {
-  std::ifstream file(std::string(ANNEAL_FIXTURES) + "/trainer.json");
-  return Json::parse(file);
-}
 
 // The fixture's model and data: see make_trainer.py.
 struct Net : TrainingModule {
@@ -95,7 +89,7 @@ TrainerOptions options_of(const Json& given) {
 
 TEST(PyTorch, TwoHundredSteps) {
   const TempFolder dir;
-  const Json all = fixture();
+  const Json all = anneal::testing::fixture("trainer.json");
   ASSERT_EQ(all["runs"].size(), 9U);
   for (const Json& run : all["runs"])
     for (std::size_t k = 0; k < all["steps"].size(); ++k) {
@@ -117,7 +111,7 @@ TEST(PyTorch, TwoHundredSteps) {
 }
 
 TEST(PyTorch, StochasticWeightAveraging) {
-  const Json swa = fixture()["swa"];
+  const Json swa = anneal::testing::fixture("trainer.json")["swa"];
   const Json& given = swa["options"];
   Net net(true);
   const std::int64_t start = given["start"];

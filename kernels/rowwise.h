@@ -23,7 +23,7 @@ namespace kernels {
 /// g.each(n, f): calls f(i) for i in [0, n), in any order.
 /// g.at(i, f): calls f(i) once, where `each` would.
 /// g.write(n, to, f): to[i] = f(i), where `each` would; `to` is not read again soon.
-/// G::block: as many positions as stay near between a sweep over them and the next.
+/// G::block(): as many positions as stay near between a sweep over them and the next.
 template <class G>
 concept Group = requires(const G& g, std::int64_t n, float (&f)(std::int64_t), float* to) {
   { g.sum(n, f) } -> std::same_as<float>;
@@ -32,7 +32,7 @@ concept Group = requires(const G& g, std::int64_t n, float (&f)(std::int64_t), f
   g.each(n, f);
   g.at(n, f);
   g.write(n, to, f);
-  { G::block } -> std::convertible_to<std::int64_t>;
+  { G::block() } -> std::convertible_to<std::int64_t>;
 };
 
 /// A row's exponentials: exps_i = exp(x_i - shift), where the row's maximum `top` is at most a little above `shift`.
@@ -52,8 +52,8 @@ ANNEAL_HD Exponentials<Compute<T>> exponentials(const G& g, std::int64_t n, cons
   using C = Compute<T>;
   constexpr C lowest = -std::numeric_limits<C>::infinity(), far = 60;
   Exponentials<C> e{0, lowest, 0};
-  for (std::int64_t begin = 0; begin < n; begin += G::block) {
-    const std::int64_t count = n - begin < G::block ? n - begin : G::block;
+  for (std::int64_t begin = 0; begin < n; begin += G::block()) {
+    const std::int64_t count = n - begin < G::block() ? n - begin : G::block();
     const T* const from = x + begin;
     const C highest = g.max(count, [=](std::int64_t i) { return load(from[i]); });
     if (highest > e.top) e.top = highest;

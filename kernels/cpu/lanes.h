@@ -20,7 +20,7 @@ namespace kernels::cpu::ANNEAL_LEVEL {
 /// Reduces into 64 bytes of lanes (for longer rows four times as many), which are then added in a fixed tree.
 class LaneGroup {
  public:
-  static constexpr std::int64_t block = 2048;
+  ANNEAL_HD static constexpr std::int64_t block() { return 2048; }
 
   LaneGroup() = default;
   /// `streams`: what `write` writes goes past the caches where that can be. `finish_streams` comes after.

@@ -40,7 +40,9 @@ class RowGroup {
   ANNEAL_DEVICE void write(std::int64_t n, T* to, const F& f) const {
     each(n, [&](std::int64_t i) { to[i] = f(i); });
   }
-  static constexpr std::int64_t block = std::numeric_limits<std::int64_t>::max();  // whole rows
+  ANNEAL_DEVICE static constexpr std::int64_t block() {
+    return std::numeric_limits<std::int64_t>::max();
+  }  // whole rows
 
  private:
   template <class F, class C, class Op>

@@ -102,7 +102,7 @@ TYPED_TEST(Rowwise, SoftmaxOfExtremes) {
   }
 }
 
-/// Three blocks of a long row (Group::block) and a little more, each block about its own number.
+/// Three blocks of a long row (Group::block()) and a little more, each block about its own number.
 template <class T>
 std::vector<T> uneven_row(double first, double second, double third) {
   constexpr std::size_t block = 2048;

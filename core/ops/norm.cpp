@@ -49,9 +49,8 @@ struct RowNormRule {
     const Tensor dense_dy = dy.contiguous();
     kernels::LayerNormGrad args{x.dtype(),  Rms,        rstd.numel(),   cols,    x.raw(), raw_or_null(weight),
                                 mean.raw(), rstd.raw(), dense_dy.raw(), nullptr, nullptr, nullptr};
-    Destination to{};
     if (dx.wants(0)) {  // where x also goes around the norm, that gradient is there already
-      to = dx.into(0, x);
+      const Destination to = dx.into(0, x);
       args.dx = to.out.raw();
       args.accumulate = to.accumulate;
     }
@@ -61,8 +60,9 @@ struct RowNormRule {
   }
 };
 
+template <bool Rms>
 struct NormOfSumRule {
-  static constexpr const char* name = "norm_of_sum";
+  static constexpr const char* name = Rms ? "add_rms_norm" : "add_layer_norm";
   static void backward(const Tensor& dy, Gradients& dx) {
     for (const int i : {0, 1})
       if (dx.wants(i)) dx.set(i, dy);
@@ -101,7 +101,7 @@ NormOfSum row_norm(const Tensor& input, const Tensor& given_residual, const Tens
     args.residual = residual.raw();
     args.sum = sum.raw();
     launch(x.device(), args);
-    x = record<NormOfSumRule>(sum, {x, residual});
+    x = record<NormOfSumRule<Rms>>(sum, {x, residual});
   } else {
     launch(x.device(), args);
   }
@@ -113,7 +113,7 @@ template <bool Rms>
 NormOfSum norm_of_sum(const Tensor& x, const Tensor& residual, const Tensor& weight, const Tensor& bias, double eps) {
   const bool cast = autocast_dtype() && x.dtype() != DType::f32 && x.dtype() != DType::f64;
   if (!cast && is_floating(x.dtype()) && x.dtype() == residual.dtype() && x.shape() == residual.shape()) {
-    check_devices("norm_of_sum", x, residual);
+    check_devices(NormOfSumRule<Rms>::name, x, residual);
     return row_norm<Rms>(x, residual, weight, bias, eps);
   }
   const Tensor sum = x + residual;

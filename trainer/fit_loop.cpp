@@ -120,10 +120,8 @@ void FitLoop::end_epoch() {
   const auto call_callbacks = [&](bool monitoring) {
     const TrainerState::At at(s_, HookPoint::on_train_epoch_end);
     for (const Shared<Callback>& callback : s_.callbacks)
-      if (callback->monitors() == monitoring) {
-        const ProfiledAction action = s_.profiled(*callback, HookPoint::on_train_epoch_end);
-        callback->on_train_epoch_end(s_.trainer, *s_.module);
-      }
+      if (callback->monitors() == monitoring)
+        s_.call_one(*callback, HookPoint::on_train_epoch_end, &C::on_train_epoch_end, s_.trainer, *s_.module);
   };
   call_callbacks(false);
   s_.call_module(HookPoint::on_train_epoch_end, &M::on_train_epoch_end);

@@ -45,11 +45,6 @@ double Reduction::value(Reduce reduce) const {
   return total;
 }
 
-HookPoint MetricLog::enter(HookPoint point) {
-  cursor_ = 0;
-  return std::exchange(point_, point);
-}
-
 void MetricLog::begin_batch(Loop loop, const Batch& batch, std::optional<std::int64_t> dataloader_idx) {
   has_batch_ = saw_batch_[static_cast<std::size_t>(loop)] = true;
   if (loop == Loop::train) saw_batch_in_window_ = true;

@@ -52,7 +52,10 @@ class MetricLog {
   }
 
   /// The hook that is running; returns the one before.
-  HookPoint enter(HookPoint point);
+  HookPoint enter(HookPoint point) {
+    cursor_ = 0;
+    return std::exchange(point_, point);
+  }
   HookPoint point() const { return point_; }
   /// While it lives, `log` does nothing.
   class Mute {

@@ -142,8 +142,8 @@ void Trainer::log(std::string_view name, double value, const LogOptions& options
   state_->log.log(name, value, options);
 }
 void Trainer::log(std::string_view name, const Tensor& value, const LogOptions& options) {
-  check(value.defined() && value.numel() == 1, "log: {}: expected a tensor with one element, got {}", name,
-        value.defined() ? format("one of shape {}", value.shape()) : "none");
+  check(value.defined(), "log: {}: expected a tensor with one element, got none", name);
+  check(value.numel() == 1, "log: {}: expected a tensor with one element, got one of shape {}", name, value.shape());
   state_->log.log(name, HostValue(value), options);
 }
 void Trainer::log(std::string_view name, Metric& metric, const LogOptions& options) {

@@ -161,31 +161,30 @@ struct TrainerState {
   };
 
   /// A hook of a callback, or of the module, as an action of the profiler.
-  template <class Owner>
-  ProfiledAction profiled(const Owner& owner, HookPoint point) {
-    return {profiler.get(), profiler ? action_names.of(owner, point) : std::string_view()};
+  template <class Owner, class R, class Base, class... P, class... A>
+  R call_one(Owner& owner, HookPoint point, R (Base::*hook)(P...), A&&... args) {
+    const ProfiledAction action(profiler.get(), profiler ? action_names.of(owner, point) : std::string_view());
+    return (owner.*hook)(std::forward<A>(args)...);
   }
 
   /// One hook: of the callbacks, then of the module.
   template <class... P, class... A>
   void call(HookPoint point, void (Callback::*of_callback)(Trainer&, TrainingModule&, P...),
             void (TrainingModule::*of_module)(P...), A&&... args) {
-    call_callbacks(point, of_callback, args...);
-    call_module(point, of_module, args...);
+    const At at(*this, point);
+    for (const Shared<Callback>& callback : callbacks)
+      call_one(*callback, point, of_callback, trainer, *module, args...);
+    call_one(*module, point, of_module, args...);
   }
   template <class... P, class... A>
   void call_callbacks(HookPoint point, void (Callback::*hook)(Trainer&, TrainingModule&, P...), A&&... args) {
     const At at(*this, point);
-    for (const Shared<Callback>& callback : callbacks) {
-      const ProfiledAction action = profiled(*callback, point);
-      ((*callback).*hook)(trainer, *module, args...);
-    }
+    for (const Shared<Callback>& callback : callbacks) call_one(*callback, point, hook, trainer, *module, args...);
   }
   template <class R, class... P, class... A>
   R call_module(HookPoint point, R (TrainingModule::*hook)(P...), A&&... args) {
     const At at(*this, point);
-    const ProfiledAction action = profiled(*module, point);
-    return (module->*hook)(std::forward<A>(args)...);
+    return call_one(*module, point, hook, std::forward<A>(args)...);
   }
 
   /// Makes the module and the DataModule part of the run, or of none.

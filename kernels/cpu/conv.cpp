@@ -3,7 +3,7 @@
 // dy and of those taps of the weight that meet the pixel there.
 #include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/narrow.h"
-#include "anneal/kernels/cpu/windows.h"
+#include "anneal/kernels/cpu/patches.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -11,103 +11,73 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-/// The patches of a panel's pixels, as the matrix B [taps, pixels] of a product.
-template <class C>
-struct Patches {
-  /// Pixels side by side in y's row.
-  struct Run {
-    std::int64_t from;
-    int to, length;
-  };
-  const Windows& windows;
-  const C* frames;
-  int runs = 0;
-  Run run[tile_columns<C>];
-
-  Patches(const Windows& over, const C* at, std::int64_t pixel, int columns) : windows(over), frames(at) {
-    for (int to = 0; to < columns;) {
-      const std::int64_t left = windows.out_w - (pixel + to) % windows.out_w;
-      const int length = left < columns - to ? static_cast<int>(left) : columns - to;
-      run[runs++] = {windows.pixel_offset(pixel + to), to, length};
-      to += length;
-    }
-  }
-
-  Panel<C> operator()(std::int64_t tap, std::int64_t depth, std::int64_t, int columns, std::int64_t) const {
-    const int width = (columns + lanes<C> - 1) / lanes<C> * lanes<C>;
-    C* panel = scratch<C>(Scratch::panel, depth * width + lanes<C>);
-    if (windows.stride_w == 1) pack<1>(tap, depth, panel, width);
-    else if (windows.stride_w == 2) pack<2>(tap, depth, panel, width);
-    else pack<0>(tap, depth, panel, width);
-    return {panel, width};
-  }
-
-  /// Whole vectors are written: what is too much is overwritten by the next run.
-  template <int Stride>
-  void pack(std::int64_t tap, std::int64_t depth, C* to, int width) const {
-    constexpr int n = lanes<C>;
-    if (depth == 0) return;
-    std::int64_t s = tap % windows.kernel_w;
-    for (const std::int64_t end = tap + depth; tap < end; ++tap, to += width) {
-      const C* at = frames + windows.tap_offset(tap - s) + s * windows.dilation_w;
-      for (int i = 0; i < runs; ++i) {
-        const C* from = at + run[i].from;
-        C* into = to + run[i].to;
-        if constexpr (Stride == 0) {
-          for (int x = 0; x < run[i].length; ++x) into[x] = from[x * windows.stride_w];
-        } else {
-          for (int x = 0; x < run[i].length; x += n) {
-            if constexpr (Stride == 1) {
-              store_vector(into + x, load_vector(from + x));
-            } else {
-              store_vector(into + x, every_other<C>(load_vector(from + 2 * x), load_vector(from + 2 * x + n)));
-            }
-          }
-        }
-      }
-      if (++s == windows.kernel_w) s = 0;
-    }
-  }
-};
-
 /// Where y's pixel (i, j) is in its plane: begin + i * row + j * column.
 struct Grid {
   std::int64_t begin, row, column, plane;
 };
+
+/// n elements as numbers of C.
+template <class T>
+const Compute<T>* as_numbers(const T* from, std::int64_t n, Scratch purpose) {
+  if constexpr (std::is_same_v<T, Compute<T>>) {
+    return from;
+  } else {
+    auto* to = scratch<Compute<T>>(purpose, n);
+    copy_matrix(1, n, from, 0, to, 0);
+    return to;
+  }
+}
+
+/// The rows of a weight [rows, taps] as tiles take them.
+template <class T>
+Panel<Element<T>> lines_of(const T* weight, std::int64_t rows, std::int64_t taps) {
+  using E = Element<T>;
+  const Operand<T> lines{weight, taps, true, taps};
+  if (lines.has_lines()) return lines.in_place(0, 0);
+  const std::int64_t depth = lines.depth();
+  E* to = scratch<E>(Scratch::weight, rows * depth);
+  lines.pack_lines(rows, 0, depth, to, depth);
+  return {to, depth};
+}
 
 /// y = weight * patches + bias, in groups; weight is [groups, planes, taps], bias (or null) has a number per plane of
 /// y.
 template <class T>
 struct Correlation {
   using C = Compute<T>;
+  using E = Element<T>;
   Windows windows;
   Grid grid;
   std::int64_t images, groups, planes;
   const T* x;
   T* y;
-  const C *weight, *bias;
+  const T *weight, *bias;
   bool relu;
 
   void run() const {
-    if (images * groups * planes * windows.pixels() == 0) return;
-    if (is_narrow(windows, planes)) return run_narrow();
+    const std::int64_t rows = groups * planes, taps = windows.taps();
+    if (images * rows * windows.pixels() == 0) return;
+    const C* const add = bias ? as_numbers(bias, rows, Scratch::bias) : nullptr;
+    if (is_narrow(windows, planes)) return run_narrow(as_numbers(weight, rows * taps, Scratch::weight), add);
+    auto* tap_offset = scratch<std::int32_t>(Scratch::table, taps);
+    for (std::int64_t i = 0; i < taps; ++i) tap_offset[i] = static_cast<std::int32_t>(windows.tap_offset(i));
+    const Factors factors{lines_of(weight, rows, taps), add, tap_offset};
     const std::int64_t at_once = windows.at_once(images), chunks = (images + at_once - 1) / at_once;
     const std::int64_t vectors = (at_once * windows.pixels() + lanes<C> - 1) / lanes<C>,
                        count = groups * chunks * vectors;
-    const double flops = windows.flops(images, planes * groups);
-    parallel_for(count, grain_of(count, flops), [&](std::int64_t begin, std::int64_t end) {
-      C* frames = windows.template frames<C>(at_once);
+    parallel_for(count, grain_of(count, windows.flops(images, rows)), [&](std::int64_t begin, std::int64_t end) {
+      auto* frames = windows.template frames<Part<T>>(at_once);
       for_parts(begin, end, vectors, [&](std::int64_t part, std::int64_t from, std::int64_t to) {
         const std::int64_t group = part / chunks, image = part % chunks * at_once;
         const std::int64_t some = images - image < at_once ? images - image : at_once;
         const std::int64_t all = some * windows.pixels();
-        run_part(frames, group, image, from * lanes<C>, to * lanes<C> < all ? to * lanes<C> : all);
+        run_part(factors, frames, group, image, from * lanes<C>, to * lanes<C> < all ? to * lanes<C> : all);
       });
     });
   }
 
-  void run_narrow() const {
-    correlate_narrow(windows, images, groups, planes, x, weight, bias,
+  void run_narrow(const C* numbers, const C* add) const {
+    correlate_narrow(windows, images, groups, planes, x, numbers, add,
                      [&](std::int64_t image, std::int64_t plane, std::int64_t i, C* row) {
                        constexpr int n = lanes<C>;
                        T* to = y + (image * groups * planes + plane) * grid.plane + grid.begin + i * grid.row;
@@ -128,37 +98,45 @@ struct Correlation {
                      });
   }
 
+  /// What patches are multiplied by, and what is added.
+  struct Factors {
+    Panel<E> weight;
+    const C* bias;
+    const std::int32_t* tap_offset;
+  };
+
   /// The pixels [from, to), counted from image `first`'s on.
-  void run_part(C* frames, std::int64_t group, std::int64_t first, std::int64_t from, std::int64_t to) const {
+  void run_part(const Factors& factors, Part<T>* frames, std::int64_t group, std::int64_t first, std::int64_t from,
+                std::int64_t to) const {
     if (from >= to) return;
     const Frame& frame = windows.frame;
-    const std::int64_t pixels = windows.pixels(), taps = windows.taps();
+    const std::int64_t pixels = windows.pixels(), depth = (windows.taps() + steps<T> - 1) / steps<T>;
     for (std::int64_t i = from / pixels; i <= (to - 1) / pixels; ++i) {
       frame.fill(x + ((first + i) * groups + group) * frame.planes * frame.h * frame.w, frames + i * frame.size());
     }
-    const C* w = weight + group * planes * taps;
+    const Panel<E> w{factors.weight.data + group * planes * factors.weight.ld, factors.weight.ld};
     const auto rows = [&](std::int64_t i, std::int64_t, std::int64_t k, std::int64_t) {
-      return Panel<C>{w + i * taps + k, taps};
+      return Panel<E>{w.data + i * w.ld + k, w.ld};
     };
-    const Epilogue<C> epilogue{false, bias ? bias + group * planes : nullptr, nullptr, relu};
+    const Epilogue<C> epilogue{false, factors.bias ? factors.bias + group * planes : nullptr, nullptr, relu};
     const bool dense = std::is_same_v<T, C> && grid.column == 1 && grid.row == windows.out_w;
     for (int columns; from < to; from += columns) {
       columns = next_panel<C>(to - from);
-      const Patches<C> patches(windows, frames, from, columns);
+      const Patches<T> patches(windows, factors.tap_offset, frames, from, columns);
       if constexpr (std::is_same_v<T, C>) {
         if (dense && from % pixels + columns <= pixels) {
-          multiply(planes, columns, taps, planes, rows, patches, at(group, first, from), grid.plane, epilogue);
+          multiply<E>(planes, columns, depth, planes, rows, patches, at(group, first, from), grid.plane, epilogue);
           continue;
         }
       }
       C* product = scratch<C>(Scratch::product, planes * tile_columns<C>);
-      multiply(planes, columns, taps, planes, rows, patches, product, tile_columns<C>, epilogue);
+      multiply<E>(planes, columns, depth, planes, rows, patches, product, tile_columns<C>, epilogue);
       spread(patches, product, group, first, from);
     }
   }
 
   /// A panel of pixels, in all planes.
-  void spread(const Patches<C>& patches, const C* from, std::int64_t group, std::int64_t first,
+  void spread(const Patches<T>& patches, const C* from, std::int64_t group, std::int64_t first,
               std::int64_t pixel) const {
     T* to[tile_columns<C>];
     for (int r = 0; r < patches.runs; ++r) to[r] = at(group, first, pixel + patches.run[r].to);
@@ -167,9 +145,16 @@ struct Correlation {
         const C* run = from + patches.run[r].to;
         T* row = to[r] + p * grid.plane;
         const int length = patches.run[r].length;
-        if (grid.column == 1) copy_matrix(1, length, run, 0, row, 0);
-        else
+        if (grid.column == 1) {
+          copy_matrix(1, length, run, 0, row, 0);
+        } else if (grid.column == 2) {
+          for (int i = 0; i < length; i += lanes<C>) {
+            const int some = length - i < lanes<C> ? length - i : lanes<C>;
+            store_every_other(row + 2 * i, load_first(run + i, some), some);
+          }
+        } else {
           for (int i = 0; i < length; ++i) row[i * grid.column] = store<T>(run[i]);
+        }
       }
     }
   }
@@ -180,18 +165,6 @@ struct Correlation {
     return y + (image * groups + group) * planes * grid.plane + grid.begin + i * grid.row + j * grid.column;
   }
 };
-
-/// n elements as numbers of C.
-template <class T>
-const Compute<T>* as_numbers(const T* from, std::int64_t n, Scratch purpose) {
-  if constexpr (std::is_same_v<T, Compute<T>>) {
-    return from;
-  } else {
-    auto* to = scratch<Compute<T>>(purpose, n);
-    copy_matrix(1, n, from, 0, to, 0);
-    return to;
-  }
-}
 
 /// In one dimension, what the gradients of the pixels `at`, at + stride, at + 2 stride, ... are made of: taps `last`,
 /// last - step, ... of the kernel, over pixels of dy that begin `top` before the first and lie `dilation` apart.
@@ -218,10 +191,9 @@ struct Phase {
 
 /// The weight [groups, c_out, c_in, kernel] as [groups, c_in, c_out, taps of the phase].
 template <class T>
-const Compute<T>* flipped(const ConvShape& s, const Phase& h, const Phase& w, const T* weight) {
+void flip(const ConvShape& s, const Phase& h, const Phase& w, const T* weight, T* to) {
   const std::int64_t c_in = s.c_in / s.groups, c_out = s.c_out / s.groups, kernel = s.kernel_h * s.kernel_w;
   const std::int64_t taps = h.taps * w.taps, count = s.groups * c_in;
-  auto* to = scratch<Compute<T>>(Scratch::weight, count * c_out * taps);
   parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * c_out * taps)),
                [&](std::int64_t begin, std::int64_t end) {
                  // A few output channels at a time: their weights for the next input are in lines already read.
@@ -230,18 +202,75 @@ const Compute<T>* flipped(const ConvShape& s, const Phase& h, const Phase& w, co
                    const std::int64_t some = c_out - o < at_once ? c_out - o : at_once;
                    for (std::int64_t i = begin; i < end; ++i) {
                      const T* from = weight + ((i / c_in * c_out + o) * c_in + i % c_in) * kernel;
-                     auto* row = to + (i * c_out + o) * taps;
+                     T* row = to + (i * c_out + o) * taps;
                      for (std::int64_t k = 0; k < some; ++k, from += c_in * kernel) {
                        for (std::int64_t r = 0; r < h.taps; ++r) {
                          const T* line = from + (h.last - r * h.step) * s.kernel_w + w.last;
-                         for (std::int64_t q = 0; q < w.taps; ++q) *row++ = load(line[-q * w.step]);
+                         for (std::int64_t q = 0; q < w.taps; ++q) *row++ = line[-q * w.step];
                        }
                      }
                    }
                  }
                });
-  return to;
 }
+
+/// The input gradient, some images at a time: each phase writes some pixels of every line, which wait in a cache for
+/// the others.
+template <class T>
+struct InputGrad {
+  ConvShape s;
+  const T *dy, *weight;
+  T* dx;
+  // One pass over a depthwise dx is worth products with the zeros between dy's pixels.
+  bool spread = s.groups == s.c_in && s.c_out == s.c_in && s.stride_h * s.stride_w <= 4;
+  std::int64_t step_h = spread ? s.stride_h : 1, step_w = spread ? s.stride_w : 1;
+  std::int64_t stride_h = s.stride_h / step_h, stride_w = s.stride_w / step_w;
+
+  void run() const {
+    const std::int64_t planes = s.c_in * (s.c_out / s.groups), size = s.c_in * s.h * s.w;
+    T* const flipped = scratch<T>(Scratch::partial, planes * s.kernel_h * s.kernel_w);
+    T* to = flipped;
+    for_phases([&](std::int64_t, std::int64_t, const Phase& h, const Phase& w) {
+      flip(s, h, w, weight, to);
+      to += planes * h.taps * w.taps;
+    });
+    const std::int64_t room = size > 0 ? (std::int64_t{1} << 18) / size : 0, some = room < 1 ? 1 : room;
+    const std::int64_t at_once = stride_h * stride_w > 1 && some < s.n ? some : s.n;
+    for (std::int64_t first = 0; first < s.n; first += at_once) {
+      const T* from = flipped;
+      for_phases([&](std::int64_t i, std::int64_t j, const Phase& h, const Phase& w) {
+        run_phase(i, j, h, w, from, first, s.n - first < at_once ? s.n - first : at_once);
+        from += planes * h.taps * w.taps;
+      });
+    }
+  }
+
+  template <class F>
+  void for_phases(const F& f) const {
+    for (std::int64_t i = 0; i < stride_h && i < s.h; ++i) {
+      for (std::int64_t j = 0; j < stride_w && j < s.w; ++j) {
+        f(i, j, Phase(i, s.h, s.kernel_h, stride_h, s.padding_h, s.dilation_h),
+          Phase(j, s.w, s.kernel_w, stride_w, s.padding_w, s.dilation_w));
+      }
+    }
+  }
+
+  void run_phase(std::int64_t i, std::int64_t j, const Phase& h, const Phase& w, const T* flipped, std::int64_t first,
+                 std::int64_t images) const {
+    const Frame frame{s.c_out / s.groups, s.out_h(), s.out_w(), h.top, w.top, h.frame(), w.frame(), step_h, step_w};
+    Correlation<T>{Windows{frame, h.taps, w.taps, h.dilation, w.dilation, 1, 1, h.size, w.size},
+                   Grid{i * s.w + j, stride_h * s.w, stride_w, s.h * s.w},
+                   images,
+                   s.groups,
+                   s.c_in / s.groups,
+                   dy + first * s.c_out * frame.h * frame.w,
+                   dx + first * s.c_in * s.h * s.w,
+                   flipped,
+                   nullptr,
+                   false}
+        .run();
+  }
+};
 
 }  // namespace
 
@@ -251,7 +280,6 @@ void run(const Conv2d& a) {
   visit_floating(a.dtype, [&]<class T>() {
     const ConvShape& s = a.shape;
     const Windows windows = windows_of(s);
-    const auto* bias = static_cast<const T*>(a.bias);
     const Grid grid{0, windows.out_w, 1, windows.pixels()};
     Correlation<T>{windows,
                    grid,
@@ -260,8 +288,8 @@ void run(const Conv2d& a) {
                    s.c_out / s.groups,
                    static_cast<const T*>(a.x),
                    static_cast<T*>(a.y),
-                   as_numbers(static_cast<const T*>(a.weight), s.c_out * windows.taps(), Scratch::weight),
-                   bias ? as_numbers(bias, s.c_out, Scratch::bias) : nullptr,
+                   static_cast<const T*>(a.weight),
+                   static_cast<const T*>(a.bias),
                    a.activation == Activation::relu}
         .run();
   });
@@ -271,31 +299,7 @@ template <>
 void run(const Conv2dInputGrad& a) {
   if (run_winograd(a) || run_pointwise(a)) return;
   visit_floating(a.dtype, [&]<class T>() {
-    const ConvShape& s = a.shape;
-    // One pass over a depthwise dx is worth products with the zeros between dy's pixels.
-    const bool spread = s.groups == s.c_in && s.c_out == s.c_in && s.stride_h * s.stride_w <= 4;
-    const std::int64_t step_h = spread ? s.stride_h : 1, step_w = spread ? s.stride_w : 1;
-    const std::int64_t stride_h = s.stride_h / step_h, stride_w = s.stride_w / step_w;
-    for (std::int64_t i = 0; i < stride_h && i < s.h; ++i) {
-      for (std::int64_t j = 0; j < stride_w && j < s.w; ++j) {
-        const Phase h(i, s.h, s.kernel_h, stride_h, s.padding_h, s.dilation_h);
-        const Phase w(j, s.w, s.kernel_w, stride_w, s.padding_w, s.dilation_w);
-        const Frame frame{s.c_out / s.groups, s.out_h(), s.out_w(), h.top, w.top, h.frame(), w.frame(), step_h, step_w};
-        const Windows windows{frame, h.taps, w.taps, h.dilation, w.dilation, 1, 1, h.size, w.size};
-        const Grid grid{i * s.w + j, stride_h * s.w, stride_w, s.h * s.w};
-        Correlation<T>{windows,
-                       grid,
-                       s.n,
-                       s.groups,
-                       s.c_in / s.groups,
-                       static_cast<const T*>(a.dy),
-                       static_cast<T*>(a.dx),
-                       flipped(s, h, w, static_cast<const T*>(a.weight)),
-                       nullptr,
-                       false}
-            .run();
-      }
-    }
+    InputGrad<T>{a.shape, static_cast<const T*>(a.dy), static_cast<const T*>(a.weight), static_cast<T*>(a.dx)}.run();
   });
 }
 

@@ -14,16 +14,16 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 
 /// C[0..m)[0..columns) for one panel; `row(i)` is where A's row i begins.
-template <class C, class Walk, class Row>
-ANNEAL_HD void strips(std::int64_t m, int columns, std::int64_t k, const Row& row, Walk walk, Panel<C> b, C* c,
-                      std::int64_t ldc, Epilogue<C> epilogue) {
-  const int vectors = (columns + lanes<C> - 1) / lanes<C>;
-  const int last = columns - (vectors - 1) * lanes<C>;
+template <class E, class Walk, class Row>
+ANNEAL_HD void strips(std::int64_t m, int columns, std::int64_t k, const Row& row, Walk walk, Panel<E> b, Sum<E>* c,
+                      std::int64_t ldc, Epilogue<Sum<E>> epilogue) {
+  const int vectors = (columns + lanes<E> - 1) / lanes<E>;
+  const int last = columns - (vectors - 1) * lanes<E>;
   for (std::int64_t i = 0; i < m;) {
     const int r = next_tile(m - i, rows_beside(vectors));
-    const C* rows[2 * tile_rows];
+    const E* rows[2 * tile_rows];
     for (int s = 0; s < r; ++s) rows[s] = row(i + s);
-    tile_of<C, Walk>(r, vectors)(rows, walk, k, b, c + i * ldc, ldc, last, epilogue);
+    tile_of<E, Walk>(r, vectors)(rows, walk, k, b, c + i * ldc, ldc, last, epilogue);
     if (epilogue.row_bias) epilogue.row_bias += r;
     i += r;
   }
@@ -39,24 +39,24 @@ ANNEAL_HD std::int64_t block_of_k(std::int64_t k, int parts = 1) {
   return ((k + blocks - 1) / blocks + lanes<C> - 1) / lanes<C> * lanes<C>;
 }
 
-/// C[m, n] = A B, then `epilogue`. `a(i, rows, k, depth)` and `b(k, depth, j, columns, rows)` are Panels of A's rows
-/// and of B's columns, for at most `block_rows` rows.
-template <class C, class A, class B>
+/// C[m, n] = A B of elements E, then `epilogue`. `a(i, rows, k, depth)` and `b(k, depth, j, columns, rows)` are Panels
+/// of A's rows and of B's columns, for at most `block_rows` rows.
+template <class E, class A, class B>
 ANNEAL_HD void multiply(std::int64_t m, std::int64_t n, std::int64_t k, std::int64_t block_rows, const A& a, const B& b,
-                        C* c, std::int64_t ldc, const Epilogue<C>& epilogue) {
-  const std::int64_t block_k = block_of_k<C>(k);
+                        Sum<E>* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue) {
+  const std::int64_t block_k = block_of_k<E>(k);
   for (std::int64_t i = 0; i < m; i += block_rows) {
     const std::int64_t rows = m - i < block_rows ? m - i : block_rows;
     std::int64_t p = 0;
     do {
       const std::int64_t depth = k - p < block_k ? k - p : block_k;
       const bool is_last = p + depth == k;
-      const Panel<C> from = a(i, rows, p, depth);
+      const Panel<E> from = a(i, rows, p, depth);
       for (std::int64_t j = 0; j < n;) {
-        const int columns = next_panel<C>(n - j);
-        const Epilogue<C> e{epilogue.add || p > 0, is_last && epilogue.row_bias ? epilogue.row_bias + i : nullptr,
-                            is_last && epilogue.column_bias ? epilogue.column_bias + j : nullptr,
-                            is_last && epilogue.relu};
+        const int columns = next_panel<E>(n - j);
+        const Epilogue<Sum<E>> e{epilogue.add || p > 0, is_last && epilogue.row_bias ? epilogue.row_bias + i : nullptr,
+                                 is_last && epilogue.column_bias ? epilogue.column_bias + j : nullptr,
+                                 is_last && epilogue.relu};
         strips(
             rows, columns, depth, [&](std::int64_t r) { return from.data + r * from.ld; }, Dense{},
             b(p, depth, j, columns, rows), c + i * ldc + j, ldc, e);

@@ -29,6 +29,10 @@ using Element = Compute<T>;
 template <class T>
 inline constexpr int steps = std::is_same_v<Element<T>, Pair> ? 2 : 1;
 
+/// What elements are made from, where numbers of T are copied first: pairs can be of any two.
+template <class T>
+using Part = std::conditional_t<std::is_same_v<Element<T>, Pair>, T, Compute<T>>;
+
 template <class T>
 struct Operand {
   using E = Element<T>;

@@ -139,6 +139,28 @@ ANNEAL_HD void store_first(T* to, Vector<Compute<T>> v, int n) {
   for (int i = 0; i < n; ++i) to[i] = some[i];
 }
 
+/// to[0], to[2], to[4], ... = the first n elements; nothing else is touched.
+template <class T>
+ANNEAL_HD void store_every_other(T* to, Vector<Compute<T>> v, int n) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask32>(0x55555555u >> (2 * (16 - n)));
+  if constexpr (sizeof(T) == 4) {
+    const auto low = __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    const auto high = __builtin_shufflevector(v, v, 8, 8, 9, 9, 10, 10, 11, 11, 12, 12, 13, 13, 14, 14, 15, 15);
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), __builtin_bit_cast(__m512, low));
+    return _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(mask >> 16), __builtin_bit_cast(__m512, high));
+  } else if constexpr (sizeof(T) == 2) {
+    HalfBits bits;
+    store_vector(reinterpret_cast<T*>(&bits), v);
+    const auto apart = __builtin_convertvector(bits, Vector<std::uint32_t>);
+    return _mm512_mask_storeu_epi16(to, mask, __builtin_bit_cast(__m512i, apart));
+  }
+#endif
+  T some[lanes<Compute<T>>];
+  store_vector(some, v);
+  for (int i = 0; i < n; ++i) to[2 * i] = some[i];
+}
+
 /// Copies a vector past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams`
 /// comes before anybody else reads it.
 ANNEAL_HD void stream_vector(void* to, const void* from) {

@@ -16,19 +16,19 @@ struct Frame {
   std::int64_t size() const { return planes * height * width; }
 
   /// Writes one image's pixels into a frame that has zeros elsewhere.
-  template <class T>
-  void fill(const T* image, Compute<T>* frame) const {
+  template <class T, class To>
+  void fill(const T* image, To* frame) const {
     const std::int64_t y0 = first(top, step_h), y1 = end(top, step_h, h, height);
     const std::int64_t x0 = first(left, step_w), x1 = end(left, step_w, w, width);
     if (y0 >= y1 || x0 >= x1) return;
     for (std::int64_t p = 0; p < planes; ++p) {
       const T* from = image + (p * h + y0) * w + x0;
-      Compute<T>* to = frame + (p * height + top + y0 * step_h) * width + left + x0 * step_w;
+      To* to = frame + (p * height + top + y0 * step_h) * width + left + x0 * step_w;
       if (step_w == 1) {
         copy_matrix(y1 - y0, x1 - x0, from, w, to, step_h * width);
       } else {
         for (std::int64_t y = y0; y < y1; ++y, from += w, to += step_h * width) {
-          for (std::int64_t x = 0; x < x1 - x0; ++x) to[x * step_w] = load(from[x]);
+          for (std::int64_t x = 0; x < x1 - x0; ++x) to[x * step_w] = store<To>(load(from[x]));
         }
       }
     }
@@ -69,11 +69,11 @@ struct Windows {
   }
 
   /// This thread's memory for the frames of so many images, all zero; whole vectors may be read past any pixel.
-  template <class C>
-  C* frames(std::int64_t images) const {
-    const std::int64_t n = images * frame.size() + 2 * lanes<C>;
-    C* memory = scratch<C>(Scratch::image, n);
-    __builtin_memset(memory, 0, static_cast<std::size_t>(n) * sizeof(C));
+  template <class To>
+  To* frames(std::int64_t images) const {
+    const std::int64_t n = images * frame.size() + 2 * lanes<To>;
+    To* memory = scratch<To>(Scratch::image, n);
+    __builtin_memset(memory, 0, static_cast<std::size_t>(n) * sizeof(To));
     return memory;
   }
 };

@@ -144,37 +144,38 @@ TEST_P(ConvShapes, EqualPlainLoops) {
 }
 
 // n, c_in, h, w, c_out, kernel, stride, padding, dilation, groups
-INSTANTIATE_TEST_SUITE_P(Kernels, ConvShapes,
-                         testing::Values(ConvShape{3, 20, 9, 10, 30, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // Winograd's form
-                                         ConvShape{2, 17, 6, 37, 16, 3, 3, 1, 1, 0, 2, 1, 1, 1},  // no padding, more
-                                         ConvShape{5, 16, 4, 3, 70, 3, 3, 1, 1, 4, 3, 1, 1, 1},   // a window beside x
-                                         ConvShape{24, 16, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // many panels
-                                         ConvShape{2, 3, 7, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // odd everything
-                                         ConvShape{3, 4, 8, 8, 6, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // pointwise
-                                         ConvShape{2, 9, 17, 15, 5, 1, 1, 2, 2, 0, 0, 1, 1, 1},  // of every other pixel
-                                         ConvShape{2, 7, 20, 29, 8, 1, 1, 1, 3, 0, 0, 1, 1, 1},  // of every third
-                                         ConvShape{40, 512, 16, 16, 4, 1, 1, 2, 2, 0, 0, 1, 1, 1},  // in pieces
-                                         ConvShape{1, 2, 1, 1, 3, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // one pixel
-                                         ConvShape{0, 2, 4, 4, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // no images
-                                         ConvShape{2, 4, 11, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},     // stride 2, groups
-                                         ConvShape{2, 3, 12, 40, 9, 3, 3, 3, 4, 1, 1, 1, 1, 1},   // stride above kernel
-                                         ConvShape{2, 3, 6, 7, 3, 1, 1, 2, 3, 0, 0, 1, 1, 1},     // pixels never read
-                                         ConvShape{2, 6, 13, 17, 70, 5, 4, 3, 2, 2, 3, 1, 2, 1},  // stride and dilation
-                                         ConvShape{2, 3, 9, 9, 4, 3, 2, 2, 2, 2, 1, 2, 3, 1},     // both ways, both 2
-                                         ConvShape{2, 3, 6, 6, 3, 3, 3, 1, 1, 4, 3, 1, 1, 1},    // padding above kernel
-                                         ConvShape{1, 8, 9, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 8},    // depthwise
-                                         ConvShape{2, 4, 10, 11, 8, 5, 3, 2, 2, 2, 1, 1, 1, 4},  // 2 outputs a plane
-                                         ConvShape{2, 4, 9, 9, 4, 3, 3, 1, 2, 1, 1, 1, 1,
-                                                   4},  // strided in one direction
-                                         ConvShape{2, 6, 9, 8, 6, 7, 7, 1, 1, 3, 3, 1, 1, 6},      // a wide window
-                                         ConvShape{3, 6, 5, 7, 1, 3, 3, 1, 1, 1, 1, 2, 1, 1},      // one output
-                                         ConvShape{2, 16, 1, 40, 20, 1, 3, 1, 2, 0, 1, 1, 1, 1},   // one row
-                                         ConvShape{2, 4, 10, 10, 12, 3, 3, 2, 2, 1, 1, 1, 1, 4},   // 3 outputs a plane
-                                         ConvShape{40, 2, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // many small images
-                                         ConvShape{9, 3, 5, 5, 4, 2, 2, 1, 2, 0, 1, 2, 1, 1},      // even kernel
-                                         ConvShape{5, 1, 28, 28, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // a first layer
-                                         ConvShape{3, 70, 14, 14, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // a sum in blocks
-                                         ConvShape{1, 3, 40, 50, 8, 4, 4, 4, 4, 0, 0, 1, 1, 1}));  // cut into patches
+INSTANTIATE_TEST_SUITE_P(
+    Kernels, ConvShapes,
+    testing::Values(ConvShape{3, 20, 9, 10, 30, 3, 3, 1, 1, 1, 1, 1, 1, 1},    // Winograd's form
+                    ConvShape{2, 17, 6, 37, 16, 3, 3, 1, 1, 0, 2, 1, 1, 1},    // no padding, more
+                    ConvShape{5, 16, 4, 3, 70, 3, 3, 1, 1, 4, 3, 1, 1, 1},     // a window beside x
+                    ConvShape{24, 16, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},    // many panels
+                    ConvShape{2, 3, 7, 9, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // odd everything
+                    ConvShape{3, 4, 8, 8, 6, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // pointwise
+                    ConvShape{2, 9, 17, 15, 5, 1, 1, 2, 2, 0, 0, 1, 1, 1},     // of every other pixel
+                    ConvShape{2, 7, 20, 29, 8, 1, 1, 1, 3, 0, 0, 1, 1, 1},     // of every third
+                    ConvShape{40, 512, 16, 16, 4, 1, 1, 2, 2, 0, 0, 1, 1, 1},  // in pieces
+                    ConvShape{1, 2, 1, 1, 3, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // one pixel
+                    ConvShape{0, 2, 4, 4, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // no images
+                    ConvShape{2, 4, 11, 10, 6, 3, 3, 2, 2, 1, 1, 1, 1, 2},     // stride 2, groups
+                    ConvShape{2, 3, 12, 40, 9, 3, 3, 3, 4, 1, 1, 1, 1, 1},     // stride above kernel
+                    ConvShape{2, 3, 6, 7, 3, 1, 1, 2, 3, 0, 0, 1, 1, 1},       // pixels never read
+                    ConvShape{2, 6, 13, 17, 70, 5, 4, 3, 2, 2, 3, 1, 2, 1},    // stride and dilation
+                    ConvShape{2, 3, 9, 9, 4, 3, 2, 2, 2, 2, 1, 2, 3, 1},       // both ways, both 2
+                    ConvShape{2, 3, 6, 6, 3, 3, 3, 1, 1, 4, 3, 1, 1, 1},       // padding above kernel
+                    ConvShape{1, 8, 9, 9, 8, 3, 3, 1, 1, 1, 1, 1, 1, 8},       // depthwise
+                    ConvShape{2, 4, 10, 11, 8, 5, 3, 2, 2, 2, 1, 1, 1, 4},     // 2 outputs a plane
+                    ConvShape{2, 4, 9, 9, 4, 3, 3, 1, 2, 1, 1, 1, 1, 4},       // strided in one direction
+                    ConvShape{2, 6, 9, 8, 6, 7, 7, 1, 1, 3, 3, 1, 1, 6},       // a wide window
+                    ConvShape{3, 6, 5, 7, 1, 3, 3, 1, 1, 1, 1, 2, 1, 1},       // one output
+                    ConvShape{2, 16, 1, 40, 20, 1, 3, 1, 2, 0, 1, 1, 1, 1},    // one row
+                    ConvShape{2, 4, 10, 10, 12, 3, 3, 2, 2, 1, 1, 1, 1, 4},    // 3 outputs a plane
+                    ConvShape{40, 2, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},      // many small images
+                    ConvShape{9, 3, 5, 5, 4, 2, 2, 1, 2, 0, 1, 2, 1, 1},       // even kernel
+                    ConvShape{5, 1, 28, 28, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},    // a first layer
+                    ConvShape{3, 70, 14, 14, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // a sum in blocks
+                    ConvShape{5, 30, 64, 65, 6, 3, 3, 2, 2, 1, 1, 1, 1, 1},    // gradients of some images at a time
+                    ConvShape{1, 3, 40, 50, 8, 4, 4, 4, 4, 0, 0, 1, 1, 1}));   // cut into patches
 
 }  // namespace
 }  // namespace anneal

@@ -179,7 +179,9 @@ struct Befallen : Probe {
 
 void meet(const std::string& what, TrainerOptions options = {}) {
   options.max_epochs = 1;
-  Trainer trainer(quiet(options));
+  options = quiet(options);
+  options.enable_checkpointing = !options.callbacks.empty();
+  Trainer trainer(options);
   Befallen module(what);
   const FitResult result = trainer.fit(module, counting_loader(8));
   std::string line = format("{}: {} steps, {}, {}", what, result.global_step,
@@ -197,6 +199,9 @@ const RankFunction meet_things("meets_things", [] {
   for (const char* what : {"a bad loss", "a bad gradient"}) {
     meet(what, {.on_bad_number = "skip"});
     meet(what, {.on_bad_number = "stop"});
+    const fs::path folder = fs::path(std::getenv("CHECKPOINTS")) / what;
+    meet(what,
+         {.on_bad_number = "rollback", .callbacks = {ModelCheckpoint({.dirpath = folder, .every_n_train_steps = 1})}});
   }
   meet("an overflow", {.precision = "16-mixed"});
   meet("weights");
@@ -206,7 +211,9 @@ const RankFunction meet_things("meets_things", [] {
 
 // Gradients are means of both ranks': 1.5, 3.5, 5.5 and 7.5; in one window of two batches they are 2.5 and 6.5.
 TEST(RanksTogether, WhatBefallsOneIsWeighedForAll) {
-  const RankResults results = spawn_ranks(2, "meets_things", {}, std::chrono::seconds(60));
+  const TempFolder dir;
+  const RankResults results =
+      spawn_ranks(2, "meets_things", {{"CHECKPOINTS", dir.path().string()}}, std::chrono::seconds(60));
   EXPECT_EQ(results.codes(), std::vector<int>({1, 1})) << "the last one";
   const std::string expected =
       "nothing: 4 steps, 18, max_epochs\n"
@@ -215,8 +222,10 @@ TEST(RanksTogether, WhatBefallsOneIsWeighedForAll) {
       "no loss on both: 3 steps, 14.5, max_epochs\n"
       "a bad loss: 3 steps, 14.5, max_epochs, 1 bad\n"
       "a bad loss: 1 steps, 1.5, bad_number, 1 bad\n"
+      "a bad loss: 3 steps, 14.5, max_epochs, 1 bad\n"  // after the checkpoint of batch 0
       "a bad gradient: 3 steps, 14.5, max_epochs, 1 bad\n"
       "a bad gradient: 1 steps, 1.5, bad_number, 1 bad\n"
+      "a bad gradient: 3 steps, 14.5, max_epochs, 1 bad\n"
       "an overflow: 3 steps, 14.5, max_epochs, 1 skipped, scale 16384\n"  // half of it: a rank's share of the loss
       "weights: 4 steps, 9, max_epochs\n";                                // sums, by 1 + 3
   for (const auto& rank : results.ranks) {

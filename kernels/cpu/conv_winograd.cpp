@@ -89,6 +89,12 @@ struct Winograd {
       for (std::int64_t r = 0; r < rows; ++r) {
         const T* from = weight + (row + r) * stride_out + c * stride_in;
         V taps[9], g[9], half[18];
+        if (c + 2 * n <= c_in) {  // they come from memory, and lie too far apart for the processor to see
+          for (int l = n; l < 2 * n; ++l) {
+            __builtin_prefetch(from + l * stride_in);
+            if (flipped) __builtin_prefetch(from + l * stride_in + 8);
+          }
+        }
         load_windows(from, stride_in, some, taps);
         for (int t = 0; t < 9; ++t) g[flipped ? 8 - t : t] = taps[t];
         for (int j = 0; j < 3; ++j) wino_weights(g + j, 3, half + j, 3);

@@ -51,6 +51,49 @@ ANNEAL_HD Vector<C> splat(C x) {
   return x - Vector<C>{};
 }
 
+/// Numbers of a 16-bit T from their bits.
+template <class T>
+ANNEAL_HD Vector<float> from_bits(HalfBits bits) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    return __builtin_bit_cast(Vector<float>, __builtin_convertvector(bits, Vector<std::uint32_t>) << 16);
+  } else {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(Vector<float>, _mm512_maskz_cvtph_ps(all_lanes, __builtin_bit_cast(__m256i, bits)));
+#elif defined(__F16C__)
+    return __builtin_bit_cast(Vector<float>, _mm256_cvtph_ps(__builtin_bit_cast(__m128i, bits)));
+#else
+    Vector<float> v;
+    for (int i = 0; i < lanes<float>; ++i) v[i] = to_float(T{bits[i]});
+    return v;
+#endif
+  }
+}
+/// The inverse: rounds to nearest, ties to even. Subnormal numbers may become zero, as they do in kernels.
+template <class T>
+ANNEAL_HD HalfBits to_bits(Vector<float> v) {
+  if constexpr (std::is_same_v<T, bf16>) {
+#if defined(__AVX512BF16__)
+    return __builtin_bit_cast(HalfBits, _mm512_cvtneps_pbh(__builtin_bit_cast(__m512, v)));
+#else
+    const auto u = __builtin_bit_cast(Vector<std::uint32_t>, v);
+    const auto nan = __builtin_bit_cast(Vector<std::uint32_t>, v != v);
+    const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    return __builtin_convertvector((rounded & ~nan) | (((u >> 16) | 0x40u) & nan), HalfBits);
+#endif
+  } else {
+#if defined(__AVX512F__)
+    return __builtin_bit_cast(
+        HalfBits, _mm512_maskz_cvtps_ph(all_lanes, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__F16C__)
+    return __builtin_bit_cast(HalfBits, _mm256_cvtps_ph(__builtin_bit_cast(__m256, v), _MM_FROUND_TO_NEAREST_INT));
+#else
+    HalfBits bits;
+    for (int i = 0; i < lanes<float>; ++i) bits[i] = to_f16(v[i]).bits;
+    return bits;
+#endif
+  }
+}
+
 /// The next `lanes` elements, converted to what T is computed in. Any alignment will do.
 template <class T>
 ANNEAL_HD Vector<Compute<T>> load_vector(const T* from) {
@@ -62,48 +105,18 @@ ANNEAL_HD Vector<Compute<T>> load_vector(const T* from) {
   } else {
     HalfBits bits;
     __builtin_memcpy(&bits, from, sizeof bits);
-    if constexpr (std::is_same_v<T, bf16>) {
-      return __builtin_bit_cast(Vector<C>, __builtin_convertvector(bits, Vector<std::uint32_t>) << 16);
-    } else {
-#if defined(__AVX512F__)
-      return __builtin_bit_cast(Vector<C>, _mm512_maskz_cvtph_ps(all_lanes, __builtin_bit_cast(__m256i, bits)));
-#elif defined(__F16C__)
-      return __builtin_bit_cast(Vector<C>, _mm256_cvtph_ps(__builtin_bit_cast(__m128i, bits)));
-#else
-      Vector<C> v;
-      for (int i = 0; i < lanes<C>; ++i) v[i] = to_float(from[i]);
-      return v;
-#endif
-    }
+    return from_bits<T>(bits);
   }
 }
 
-/// The inverse: rounds to nearest, ties to even. Subnormal numbers may become zero, as they do in kernels.
+/// The inverse, which rounds as `to_bits`.
 template <class T>
 ANNEAL_HD void store_vector(T* to, Vector<Compute<T>> v) {
   if constexpr (std::is_same_v<T, Compute<T>>) {
     __builtin_memcpy(to, &v, sizeof v);
-  } else if constexpr (std::is_same_v<T, bf16>) {
-#if defined(__AVX512BF16__)
-    const __m256bh bits = _mm512_cvtneps_pbh(__builtin_bit_cast(__m512, v));
-    __builtin_memcpy(to, &bits, sizeof bits);
-#else
-    const auto u = __builtin_bit_cast(Vector<std::uint32_t>, v);
-    const auto nan = __builtin_bit_cast(Vector<std::uint32_t>, v != v);
-    const auto rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-    const HalfBits bits = __builtin_convertvector((rounded & ~nan) | (((u >> 16) | 0x40u) & nan), HalfBits);
-    __builtin_memcpy(to, &bits, sizeof bits);
-#endif
   } else {
-#if defined(__AVX512F__)
-    const __m256i bits = _mm512_maskz_cvtps_ph(all_lanes, __builtin_bit_cast(__m512, v), _MM_FROUND_TO_NEAREST_INT);
+    const HalfBits bits = to_bits<T>(v);
     __builtin_memcpy(to, &bits, sizeof bits);
-#elif defined(__F16C__)
-    const __m128i bits = _mm256_cvtps_ph(__builtin_bit_cast(__m256, v), _MM_FROUND_TO_NEAREST_INT);
-    __builtin_memcpy(to, &bits, sizeof bits);
-#else
-    for (int i = 0; i < lanes<float>; ++i) to[i] = to_f16(v[i]);
-#endif
   }
 }
 
@@ -113,10 +126,13 @@ ANNEAL_HD Vector<Compute<T>> load_first(const T* from, int n) {
   using C = Compute<T>;
   if (n == lanes<C>) return load_vector(from);
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
-    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), from));
+  const auto some_lanes = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 2) {
+    return from_bits<T>(__builtin_bit_cast(HalfBits, _mm256_maskz_loadu_epi16(some_lanes, from)));
+  } else if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
+    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_ps(some_lanes, from));
   } else if constexpr (sizeof(T) == 8) {
-    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), from));
+    return __builtin_bit_cast(Vector<C>, _mm512_maskz_loadu_pd(static_cast<__mmask8>(some_lanes), from));
   }
 #endif
   T some[lanes<C>] = {};
@@ -128,10 +144,13 @@ ANNEAL_HD void store_first(T* to, Vector<Compute<T>> v, int n) {
   using C = Compute<T>;
   if (n == lanes<C>) return store_vector(to, v);
 #if defined(__AVX512F__)
-  if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
-    return _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << n) - 1), __builtin_bit_cast(__m512, v));
+  const auto some_lanes = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == 2) {
+    return _mm256_mask_storeu_epi16(to, some_lanes, __builtin_bit_cast(__m256i, to_bits<T>(v)));
+  } else if constexpr (std::is_same_v<T, C> && sizeof(T) == 4) {
+    return _mm512_mask_storeu_ps(to, some_lanes, __builtin_bit_cast(__m512, v));
   } else if constexpr (sizeof(T) == 8) {
-    return _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << n) - 1), __builtin_bit_cast(__m512d, v));
+    return _mm512_mask_storeu_pd(to, static_cast<__mmask8>(some_lanes), __builtin_bit_cast(__m512d, v));
   }
 #endif
   T some[lanes<C>];
@@ -150,9 +169,7 @@ ANNEAL_HD void store_every_other(T* to, Vector<Compute<T>> v, int n) {
     _mm512_mask_storeu_ps(to, static_cast<__mmask16>(mask), __builtin_bit_cast(__m512, low));
     return _mm512_mask_storeu_ps(to + 16, static_cast<__mmask16>(mask >> 16), __builtin_bit_cast(__m512, high));
   } else if constexpr (sizeof(T) == 2) {
-    HalfBits bits;
-    store_vector(reinterpret_cast<T*>(&bits), v);
-    const auto apart = __builtin_convertvector(bits, Vector<std::uint32_t>);
+    const auto apart = __builtin_convertvector(to_bits<T>(v), Vector<std::uint32_t>);
     return _mm512_mask_storeu_epi16(to, mask, __builtin_bit_cast(__m512i, apart));
   }
 #endif

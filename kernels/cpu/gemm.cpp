@@ -207,13 +207,15 @@ struct Product {
     }
   }
 
-  /// All of C, on as many threads as its size is worth: in tall pieces, as each packs the columns of B that it needs.
+  /// All of C, on as many threads as its size is worth; each packs the columns of B that it needs.
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
     const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
     if (threads == 1) return block(0, m, 0, n);
-    const std::int64_t down = m < tall ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
+    // Products of pairs are so quick that packing all of B on every thread shows.
+    const bool wide = steps<T> == 2 && a.has_lines() && n > m;
+    const std::int64_t down = m < tall || wide ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
     const std::int64_t units = (n + lanes<C> - 1) / lanes<C>;
     const std::int64_t across = threads / down < units ? threads / down : units;
     const auto cut = [](std::int64_t size, std::int64_t unit, std::int64_t parts, std::int64_t i) {

@@ -1,4 +1,4 @@
-// Matrix multiplication. C is cut over threads, by rows before columns; sums over k are never cut.
+// Matrix multiplication. C is cut over threads (Product::run); sums over k are never cut.
 #include "anneal/kernels/cpu/gemm.h"
 
 #include "anneal/kernels/cpu/lanes.h"
@@ -12,7 +12,7 @@ inline namespace v0 {
 namespace kernels::cpu::ANNEAL_LEVEL {
 namespace {
 
-constexpr std::int64_t tall = 96;              // from here on rows are cut over threads
+constexpr std::int64_t tall = 96;              // from here on rows may be cut over threads
 constexpr std::int64_t packed_rows = 192;      // of A, at a time
 constexpr std::int64_t converted_rows = 1024;  // of sums that cannot wait in C, at a time
 constexpr int packed_width = 48;               // a row of a packed A that was transposed: whole vectors and tiles
@@ -207,13 +207,14 @@ struct Product {
     }
   }
 
-  /// All of C, on as many threads as its size is worth; each packs the columns of B that it needs.
+  /// All of C, on as many threads as its size is worth: by rows before columns, but for those that are few. Each thread
+  /// packs the columns of B that it needs.
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
     const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
     if (threads == 1) return block(0, m, 0, n);
-    // Products of pairs are so quick that packing all of B on every thread shows.
+    // Products of pairs are so quick that packing all of B on every thread shows: there the longer side is cut.
     const bool wide = steps<T> == 2 && a.has_lines() && n > m;
     const std::int64_t down = m < tall || wide ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
     const std::int64_t units = (n + lanes<C> - 1) / lanes<C>;

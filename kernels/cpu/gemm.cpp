@@ -74,14 +74,15 @@ struct Block {
   /// Between lines of what is packed: `depth` and a bit, lest strips and panels compete for the same sets of a cache.
   std::int64_t ld = vectors_of<E>(depth) * lanes<E> + lanes<E> + 1;
   E* b_packed = nullptr;
+  bool b_waits = false;  ///< to be packed
   Operand<T> a{};
   std::int64_t rows = 0;
   E* a_packed = nullptr;
 
-  void pack_b(std::int64_t all_rows) {
+  void place_b(std::int64_t all_rows) {
     if (all_rows <= few_rows && columns % lanes<E> == 0 && b.has_columns()) return;
     b_packed = scratch<E>(Scratch::panel, vectors_of<E>(columns) * lanes<E> * ld);
-    b.pack_panels(columns, first, depth, b_packed, ld, [](std::int64_t left) { return next_panel<E>(left); });
+    b_waits = true;
   }
   void pack_a(const Operand<T>& lines, std::int64_t count) {
     a = lines;
@@ -89,15 +90,16 @@ struct Block {
     if (a.has_lines()) return;
     a_packed = scratch<E>(Scratch::rows, (rows + packed_width) * ld);
     if (a.along_k) a.pack_lines(rows, first, depth, a_packed, ld);
-    else a.pack_panels(rows, first, depth, a_packed, ld, [](std::int64_t) { return packed_width; });
+    else a.pack_panels(rows, first, depth, a_packed, ld, packed_width);
   }
 
   /// C[rows, columns] = the part of the sums that lies in this block, then `epilogue`. A strip of rows stays in the
-  /// first-level cache while it meets all panels.
+  /// first-level cache while it meets all panels; the first one packs them.
   template <class Out>
-  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue, const Finish<Out>& finish = {}) const {
+  void multiply(Out* c, std::int64_t ldc, const Epilogue<Sum<E>>& epilogue, const Finish<Out>& finish = {}) {
     for (std::int64_t i = 0; i < rows;) {
-      const int r = next_tile(rows - i, strip);
+      const bool packing = b_waits && !b.along_k;  // by tiles of one height
+      const int r = packing && rows - i >= tile_rows ? tile_rows : next_tile(rows - i, strip);
       const E* row[2 * tile_rows];
       const Strided walk = strip_at(i, r, row);
       for (std::int64_t j = 0; j < columns;) {
@@ -106,16 +108,30 @@ struct Block {
         if (e.row_bias) e.row_bias += i;
         if (e.column_bias) e.column_bias += j;
         if (e.partial) e.partial += i * e.ld_partial + j;
-        tile_of<E, Strided, Out>(r, vectors)(row, walk, depth, panel_at(j, vectors), c + i * ldc + j, ldc,
-                                             some - (vectors - 1) * lanes<E>, e);
+        const int last = some - (vectors - 1) * lanes<E>;
+        Out* to = c + i * ldc + j;
+        if (packing && r == tile_rows) {
+          packing_tile<Out>(vectors)(row, walk, depth, {b.from(j), first, last, b_packed + j * ld}, to, ldc, last, e);
+        } else {
+          if (b_waits) b.from(j).pack_panels(some, first, depth, b_packed + j * ld, ld, some);
+          tile_of<E, Strided, Out>(r, vectors)(row, walk, depth, panel_at(j, vectors), to, ldc, last, e);
+        }
         j += some;
       }
+      b_waits = false;
       finish.from(i * ldc).run(r, columns, c + i * ldc, ldc);
       i += r;
     }
   }
 
  private:
+  template <class Out, int Vectors = tile_vectors>
+  static auto* packing_tile(int vectors) {
+    if constexpr (Vectors > 1) {
+      if (vectors < Vectors) return packing_tile<Out, Vectors - 1>(vectors);
+    }
+    return &tile<E, tile_rows, Vectors, Strided, Out, typename Operand<T>::Packing>;
+  }
   Strided strip_at(std::int64_t i, int r, const E** row) const {
     const bool across = a_packed && !a.along_k;
     const Panel<E> lines = a_packed ? Panel<E>{a_packed, ld} : a.in_place(0, first);
@@ -146,7 +162,7 @@ void multiply(std::int64_t m, std::int64_t n, const Operand<T>& a, const Operand
       const std::int64_t depth = k - p < block_k ? k - p : block_k;
       const bool last = p + depth == k;
       Block<T> block{p, depth, strip, b.from(j), n - j < block_n ? n - j : block_n};
-      block.pack_b(m);
+      block.place_b(m);
       for (std::int64_t i = 0; i < m; i += chunk) {
         block.pack_a(a.from(i), m - i < chunk ? m - i : chunk);
         Epilogue<C> e{};
@@ -207,15 +223,14 @@ struct Product {
     }
   }
 
-  /// All of C, on as many threads as its size is worth: by rows before columns, but for those that are few. Each thread
-  /// packs the columns of B that it needs.
+  /// All of C, on as many threads as its size is worth. Each thread packs the columns of B that it needs, so that the
+  /// longer side is cut; but a transposed A would be packed whole by each thread, and there rows are cut, unless few.
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
     const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
     if (threads == 1) return block(0, m, 0, n);
-    // Products of pairs are so quick that packing all of B on every thread shows: there the longer side is cut.
-    const bool wide = steps<T> == 2 && a.has_lines() && n > m;
+    const bool wide = a.has_lines() && n > m;
     const std::int64_t down = m < tall || wide ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;
     const std::int64_t units = (n + lanes<C> - 1) / lanes<C>;
     const std::int64_t across = threads / down < units ? threads / down : units;

@@ -64,52 +64,71 @@ struct Operand {
     copy_loaded(
         lines, depth, [&](std::int64_t i, std::int64_t p, int n) { return load(i, first + p, n); }, to, to_ld);
   }
-  /// Panels of `cut(lines left)` lines: the one that begins at line i lies at to + i * ld, where element p of line
-  /// i + l is number p * width + l, the width being the cut's, rounded up to vectors.
-  template <class Cut>
+  /// Panels of `width` lines: the one that begins at line i lies at to + i * ld, where element p of line i + l is
+  /// number p * w + l, w being the width rounded up to vectors.
   void pack_panels(std::int64_t lines, std::int64_t first, std::int64_t depth, E* to, std::int64_t ld,
-                   const Cut& cut) const {
-    const auto each = [&](std::int64_t begin, std::int64_t end, const auto& pack) {
-      for (std::int64_t i = begin; i < end;) {
-        const std::int64_t lines_left = lines - i, some = cut(lines_left);
-        const std::int64_t width = (some + lanes<E> - 1) / lanes<E> * lanes<E>;
-        pack(i, some < lines_left ? some : lines_left, to + i * ld, width);
-        i += some;
-      }
+                   std::int64_t width) const {
+    const std::int64_t w = (width + lanes<E> - 1) / lanes<E> * lanes<E>;
+    const auto each = [=](std::int64_t begin, std::int64_t end, const auto& pack) {
+      for (std::int64_t i = begin; i < end; i += width) pack(i, width < end - i ? width : end - i, to + i * ld);
     };
     if (along_k) {
-      return each(0, lines, [&](std::int64_t i, std::int64_t some, E* panel, std::int64_t width) {
+      const Operand from = *this;  // captured by value, so that loops need not read it again
+      return each(0, lines, [=](std::int64_t i, std::int64_t some, E* panel) {
         transpose_loaded(
-            some, depth, [&](std::int64_t l, std::int64_t p, int n) { return load(i + l, first + p, n); }, panel,
-            width);
+            some, depth, [=](std::int64_t l, std::int64_t p, int n) { return from.load(i + l, first + p, n); }, panel,
+            w);
       });
     }
+    constexpr std::int64_t panels_at_once = 4, rows_at_once = 8;  // each panel is a stream of stores
     for (std::int64_t begin = 0, end; begin < lines; begin = end) {
-      end = begin;  // of a few panels, each of which is a stream of stores
-      for (int panels = 0; panels < 4 && end < lines; ++panels) end += cut(lines - end);
-      for (std::int64_t p = 0; p < depth; p += rows_ahead) {
-        const std::int64_t rows = depth - p < rows_ahead ? depth - p : rows_ahead;
-        if (p + rows < depth) prefetch(first + p + rows, begin, end);
-        each(begin, end, [&](std::int64_t i, std::int64_t some, E* panel, std::int64_t width) {
+      end = lines - begin < panels_at_once * width ? lines : begin + panels_at_once * width;
+      for (std::int64_t p = 0; p < depth; p += rows_at_once) {
+        const std::int64_t rows = depth - p < rows_at_once ? depth - p : rows_at_once;
+        each(begin, end, [&](std::int64_t i, std::int64_t some, E* panel) {
           copy_loaded(
               rows, some, [&](std::int64_t r, std::int64_t l, int n) { return load(first + p + r, i + l, n); },
-              panel + p * width, width);
+              panel + p * w, w);
         });
       }
     }
   }
 
- private:
-  static constexpr std::int64_t rows_ahead = 8;
-  /// Rows lie far apart, so that the processor does not see which ones come next.
-  ANNEAL_HD void prefetch(std::int64_t row, std::int64_t begin, std::int64_t end) const {
-    for (int r = 0; r < rows_ahead * steps<T>; ++r) {
-      for (const T *at = data + (row * steps<T> + r) * ld + begin, *last = at + (end - begin); at < last;
-           at += 64 / sizeof(T))
-        __builtin_prefetch(at);
-    }
-  }
+  /// The rows of a panel for a tile that packs them as it goes: its products hide the loads and stores. For those whose
+  /// k runs across; the last vector has `last` lines.
+  struct Packing {
+    Operand from;
+    std::int64_t row;
+    int last;
+    E* to;
 
+    template <int Vectors>
+    ANNEAL_HD void next(Vector<E> (&panel)[Vectors]) {
+      fetch(row + rows_ahead, Vectors * lanes<E>);
+#pragma GCC unroll 8
+      for (int j = 0; j < Vectors; ++j) {
+        panel[j] = from.load(row, j * lanes<E>, j == Vectors - 1 ? last : lanes<E>);
+        store_vector(to + j * lanes<E>, panel[j]);
+      }
+      ++row;
+      to += Vectors * lanes<E>;
+    }
+
+   private:
+    static constexpr std::int64_t rows_ahead = 8;
+    /// Rows lie far apart, so that the processor does not see which ones come next.
+    ANNEAL_HD void fetch(std::int64_t later, int width) const {
+#pragma GCC unroll 2
+      for (std::int64_t r = later * steps<T>; r < (later + 1) * steps<T>; ++r) {
+        if (r >= from.k) return;
+#pragma GCC unroll 8
+        for (int l = 0; l < width; l += 64 / static_cast<int>(sizeof(T)))
+          __builtin_prefetch(from.data + r * from.ld + l);
+      }
+    }
+  };
+
+ private:
   /// n elements of a row as stored (of two rows, where pairs run across them).
   ANNEAL_HD Vector<E> load(std::int64_t row, std::int64_t column, int n) const {
 #if defined(__AVX512BF16__)

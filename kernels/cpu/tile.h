@@ -58,6 +58,14 @@ template <class E>
 struct Panel {
   const E* data;
   std::int64_t ld;
+
+  /// The next row, as vectors.
+  template <int Vectors>
+  ANNEAL_HD void next(Vector<E> (&row)[Vectors]) {
+#pragma GCC unroll 8
+    for (int j = 0; j < Vectors; ++j) row[j] = load_vector(data + j * lanes<E>);
+    data += ld;
+  }
 };
 
 /// sum + b * a
@@ -74,9 +82,9 @@ ANNEAL_HD Vector<float> multiply_add(Vector<float> sum, Vector<Pair> b, Pair a) 
 #endif
 
 /// C's rows [0, Rows) = the sum over k of rows[i][walk(k)] * b[k]. The last vector has `last` columns.
-template <class E, int Rows, int Vectors, class Walk, class Out>
-[[gnu::noinline]] void tile(const E* const* rows, Walk walk, std::int64_t k, Panel<E> b, Out* c, std::int64_t ldc,
-                            int last, const Epilogue<Sum<E>>& epilogue) {
+template <class E, int Rows, int Vectors, class Walk, class Out, class B = Panel<E>>
+[[gnu::noinline]] void tile(const E* const* rows, Walk walk, std::int64_t k, B b, Out* c, std::int64_t ldc, int last,
+                            const Epilogue<Sum<E>>& epilogue) {
   using C = Sum<E>;
   using V = Vector<C>;
   constexpr int n = lanes<C>;
@@ -95,9 +103,7 @@ template <class E, int Rows, int Vectors, class Walk, class Out>
   for (std::int64_t p = 0; p < k; ++p) {
     const std::int64_t at = walk(p);
     Vector<E> row[Vectors];
-#pragma GCC unroll 8
-    for (int j = 0; j < Vectors; ++j) row[j] = load_vector(b.data + j * n);
-    b.data += b.ld;
+    b.next(row);
 #pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
       E x;

@@ -81,8 +81,8 @@ ANNEAL_HD Vector<float> multiply_add(Vector<float> sum, Vector<Pair> b, Pair a) 
 }
 #endif
 
-/// C's rows [0, Rows) = the sum over k of rows[i][walk(k)] * b[k]. The last vector has `last` columns. `b.next` gives B's
-/// rows one after another: a Panel's, or those of what packs one meanwhile (operand.h).
+/// C's rows [0, Rows) = the sum over k of rows[i][walk(k)] * b[k]. The last vector has `last` columns. `b.next` gives
+/// B's rows one after another: a Panel's, or those of what packs one meanwhile (operand.h).
 template <class E, int Rows, int Vectors, class Walk, class Out, class B = Panel<E>>
 [[gnu::noinline]] void tile(const E* const* rows, Walk walk, std::int64_t k, B b, Out* c, std::int64_t ldc, int last,
                             const Epilogue<Sum<E>>& epilogue) {

@@ -79,13 +79,11 @@ void check_finite(const Tensor& tensor, const char* op, const char* what) {
 
 // ---- the engine ----
 
-namespace {
-
 bool owned_alone(const Tensor& tensor) {
-  return tensor.impl().references() == 1 && tensor.impl().storage->references() == 1 && tensor.is_contiguous();
+  const Storage& storage = *tensor.impl().storage;
+  return tensor.impl().references() == 1 && storage.references() == 1 && storage.owns_memory() &&
+         tensor.is_contiguous();
 }
-
-}  // namespace
 
 Destination Gradients::into(int i, const Tensor& input) {
   const auto index = static_cast<std::size_t>(i);

@@ -74,6 +74,9 @@ class AnomalyMode : ModeScope {
 
 // ---- the graph ----
 
+/// Whether nobody else holds this contiguous tensor or its memory: what is written over it, nobody sees.
+bool owned_alone(const Tensor& tensor);
+
 /// Where a kernel may write a gradient: `out = ` or, if `accumulate`, `out += `.
 struct Destination {
   Tensor out;

@@ -190,9 +190,10 @@ struct CrossEntropyOptions {
   LossReduction reduction = LossReduction::mean;
 };
 /// Cross-entropy of logits [n, classes] (or [n, classes, ...]) with class indices [n] (or [n, ...]; i64 or i32), or
-/// with probabilities of the logits' shape. Under Autocast the loss of 16-bit logits is f32. Throws Error for a class
+/// with probabilities of the logits' shape. Under Autocast the loss of 16-bit logits is f32. Logits that nobody else
+/// holds, `cross_entropy(model(x), y)`, are overwritten by their gradient, which is as large. Throws Error for a class
 /// outside [0, classes). Not twice differentiable.
-Tensor cross_entropy(const Tensor& logits, const Tensor& target, CrossEntropyOptions options = {});
+Tensor cross_entropy(Tensor logits, const Tensor& target, CrossEntropyOptions options = {});
 /// -log_probabilities[i, target[i]]
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction = LossReduction::mean);
 Tensor mse_loss(const Tensor& x, const Tensor& target, LossReduction reduction = LossReduction::mean);

@@ -27,6 +27,8 @@ class Storage final : public RefCounted {
   std::byte* data() const { return data_; }
   std::size_t bytes() const { return bytes_; }
   Device device() const { return device_; }
+  /// Whether the memory is its own, neither somebody else's nor a part of another storage's.
+  bool owns_memory() const { return from_ != nullptr; }
 
   /// Counts the writes in place; what was saved for backward compares it.
   std::uint32_t version() const { return version_; }

@@ -92,14 +92,18 @@ class Tensor {
   /// The tensor itself if it is contiguous, else a copy. Differentiable.
   Tensor contiguous() const;
 
-  // ---- views: they share memory and are differentiable; negative dimensions count from the end ----
+  // ---- views: they share memory and are differentiable; negative dimensions count from the end. A view of a temporary
+  // is the memory's only owner ----
 
   /// The same elements in another shape; one size may be -1. Copies where strides do not allow a view.
-  Tensor reshape(Shape shape) const;
+  Tensor reshape(Shape shape) const&;
+  Tensor reshape(Shape shape) && { return lvalue(Tensor(std::move(*this))).reshape(shape); }
   /// As reshape, but throws Error where a copy would be needed.
-  Tensor view(Shape shape) const;
+  Tensor view(Shape shape) const&;
+  Tensor view(Shape shape) && { return lvalue(Tensor(std::move(*this))).view(shape); }
   /// Dimensions `from` to `to`, both included, as one.
-  Tensor flatten(int from = 0, int to = -1) const;
+  Tensor flatten(int from = 0, int to = -1) const&;
+  Tensor flatten(int from = 0, int to = -1) && { return lvalue(Tensor(std::move(*this))).flatten(from, to); }
   Tensor transpose(int dim0, int dim1) const;
   /// Dimension d of the result is dimension order[d].
   Tensor permute(std::span<const int> order) const;
@@ -160,6 +164,7 @@ class Tensor {
   }
 
  private:
+  static const Tensor& lvalue(const Tensor& tensor) { return tensor; }
   [[noreturn]] static void undefined();
   void check_access(DType dtype, bool whole) const;
   void add_hook(Ref<Hook> hook) const;

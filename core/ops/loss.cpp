@@ -86,10 +86,11 @@ Tensor reduced(const Tensor& loss, LossReduction reduction) {
 Tensor softmax(const Tensor& x, int dim) { return softmax_along<false>(x, dim); }
 Tensor log_softmax(const Tensor& x, int dim) { return softmax_along<true>(x, dim); }
 
-Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOptions options) {
+Tensor cross_entropy(Tensor given, const Tensor& target, CrossEntropyOptions options) {
+  const DType dtype = given.dtype();
   // Gradients that are not scaled yet need more range than f16 has, and probabilities more digits than bf16.
-  const bool by_class = !is_floating(target.dtype()), narrow = size_of(input.dtype()) == 2;
-  const Tensor given = narrow && (input.dtype() == DType::f16 || !by_class) ? input.to(DType::f32) : input;
+  const bool by_class = !is_floating(target.dtype()), narrow = size_of(dtype) == 2;
+  if (narrow && (dtype == DType::f16 || !by_class)) given = given.to(DType::f32);
   check(is_floating(given.dtype()), "cross_entropy: expected logits of a floating dtype, got {}",
         name_of(given.dtype()));
   check(given.rank() >= 2, "cross_entropy: expected logits [n, classes] or [n, classes, ...], got {}", given.shape());
@@ -105,7 +106,8 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
     const Tensor moved = x.flatten(2).transpose(1, 2);
     return moved.reshape({moved.size(0) * moved.size(1), moved.size(2)}).contiguous();
   };
-  const Tensor logits = rows(given);
+  const Shape shape = given.shape();
+  const Tensor logits = rows(std::exchange(given, {}));
   const Tensor detached = target.detach();
   const Tensor wanted = by_class ? detached.to(DType::i64).flatten().contiguous() : rows(detached.to(logits.dtype()));
   const std::int64_t n = logits.size(0);
@@ -120,11 +122,8 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
   const Tensor losses =
       empty({n}, {.dtype = logits.dtype() == DType::f64 ? DType::f64 : DType::f32, .device = logits.device()});
   Tensor gradient;
-  if (grad_enabled() && logits.requires_grad()) {
-    // Logits that were converted or copied just now are seen here only: the gradient may take their place.
-    const bool ours = logits.impl().storage.get() != input.impl().storage.get();
-    gradient = ours ? logits.detach() : empty(logits.shape(), like);
-  }
+  if (grad_enabled() && logits.requires_grad())
+    gradient = owned_alone(logits) ? logits.detach() : empty(logits.shape(), like);
   launch(logits.device(), kernels::CrossEntropy{logits.dtype(), n, logits.size(1), logits.raw(), targets, losses.raw(),
                                                 gradient.defined() ? gradient.raw() : nullptr});
   const Tensor loss = [&] {
@@ -133,8 +132,8 @@ Tensor cross_entropy(const Tensor& input, const Tensor& target, CrossEntropyOpti
     return averaged && n == 0 ? mean(losses) : sum(losses);  // NaN: of nothing
   }();
   const Tensor result = record<CrossEntropyRule>(loss, {logits}, gradient, !each);
-  const Tensor shaped = each && given.rank() > 2 ? result.reshape(given.shape().without(1)) : result;
-  return narrow && !autocast_dtype() ? shaped.to(input.dtype()) : shaped;
+  const Tensor shaped = each && shape.rank() > 2 ? result.reshape(shape.without(1)) : result;
+  return narrow && !autocast_dtype() ? shaped.to(dtype) : shaped;
 }
 
 Tensor nll_loss(const Tensor& log_probabilities, const Tensor& target, LossReduction reduction) {

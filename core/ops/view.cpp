@@ -119,7 +119,7 @@ Tensor copy_to(const Tensor& x, const Tensor& y) {
 
 }  // namespace
 
-Tensor Tensor::view(Shape shape) const {
+Tensor Tensor::view(Shape shape) const& {
   shape = resolve(*this, shape, "view");
   Shape strides;
   check(reshape_strides(*this, shape, strides), "view: shape {} with strides {} cannot be seen as {}; use reshape",
@@ -127,14 +127,14 @@ Tensor Tensor::view(Shape shape) const {
   return record<ReshapeRule>(view_of(*this, impl_->offset, shape, strides), {*this}, this->shape());
 }
 
-Tensor Tensor::reshape(Shape shape) const {
+Tensor Tensor::reshape(Shape shape) const& {
   shape = resolve(*this, shape, "reshape");
   if (shape == this->shape()) return *this;
   Shape strides;
   return reshape_strides(*this, shape, strides) ? view(shape) : contiguous().view(shape);
 }
 
-Tensor Tensor::flatten(int from, int to) const {
+Tensor Tensor::flatten(int from, int to) const& {
   if (rank() == 0) return reshape({1});
   from = shape().wrap(from);
   to = shape().wrap(to);

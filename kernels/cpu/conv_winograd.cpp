@@ -40,8 +40,10 @@ struct Winograd {
   void run() const {
     const std::int64_t block_size = wino_planes * weight_plane(), count = panels() * blocks();
     const double flops = 2.0 * wino_planes * static_cast<double>(grid.tiles()) * static_cast<double>(c_in * c_out);
-    // Weights that are met once, or would not stay in a cache, are transformed as they are met.
-    const bool ahead = panels() > 1 && blocks() * block_size <= std::int64_t{1} << 22;
+    // Weights that are met once, or would not stay in a cache, are transformed as they are met: fetching their
+    // transform, which is four times as large, takes longer than making it. From 16 panels on that is level.
+    const std::int64_t most = std::int64_t{panels() < 16 ? 1 : 4} << 20;
+    const bool ahead = panels() > 1 && blocks() * block_size <= most;
     float* weights = ahead ? scratch<float>(Scratch::weight, blocks() * block_size) : nullptr;
     if (ahead) {
       parallel_for(blocks(), grain_of(blocks(), 16.0 * static_cast<double>(wino_planes * c_in * c_out)),

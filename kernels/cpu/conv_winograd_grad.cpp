@@ -54,14 +54,21 @@ struct WinogradWeightGrad {
     const std::int64_t size = c_out * c_in * 9, count = parts() * blocks();
     const double flops = 2.0 * wino_planes * static_cast<double>(tiles()) * static_cast<double>(c_in * c_out);
     float* partial = parts() > 1 ? scratch<float>(Scratch::partial, parts() * size) : nullptr;
+    float* const shared = parts() > 1 ? nullptr : x_panels();
+    if (shared) {
+      const std::int64_t vectors = ceil_div(c_in, n);
+      parallel_for(vectors, grain_of(vectors, 200.0 * static_cast<double>(tiles() * c_in)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     transform_x(0, tiles(), begin * n, end * n < c_in ? end * n : c_in, shared);
+                   });
+    }
     parallel_for(count, grain_of(count, flops), [&](std::int64_t begin, std::int64_t end) {
-      const float* panels = nullptr;
       for (; begin < end; ++begin) {
         const std::int64_t part = begin / blocks(), block = begin % blocks();
         const std::int64_t first = tiles() * part / parts(), last = tiles() * (part + 1) / parts();
         for (std::int64_t at = first; at < last; at += chunk()) {
           const std::int64_t some = last - at < chunk() ? last - at : chunk();
-          if (parts() > 1 || !panels) panels = transform_x(at, some);
+          const float* panels = shared ? shared : transform_x(at, some, 0, c_in, x_panels());
           add_products(panels, transform_dy(block, at, some), rows_of(block), some, at > first);
         }
         finish(block, partial ? partial + part * size : nullptr);
@@ -99,13 +106,16 @@ struct WinogradWeightGrad {
     return to;
   }
 
-  /// x's transform in panels, [planes, panels, tiles, panel_width], of tiles in dy's order and zeros beyond them.
-  const float* transform_x(std::int64_t first, std::int64_t some) const {
+  float* x_panels() const { return scratch<float>(Scratch::panel, wino_planes * x_plane()); }
+
+  /// The transform of x's channels [c, c_end) in panels, [planes, panels, tiles, panel_width], of tiles in dy's order
+  /// and zeros beyond them. Returns `panels`.
+  const float* transform_x(std::int64_t first, std::int64_t some, std::int64_t c, std::int64_t c_end,
+                           float* panels) const {
     const std::int64_t strip = first / of_x.columns, end = (first + some - 1) / of_x.columns + 1;
     const std::int64_t width = of_x.strip_width();
     float* strips = zero_strips((end - strip) * 6 * width * n);
-    float* panels = scratch<float>(Scratch::panel, wino_planes * x_plane());
-    for (std::int64_t c = 0; c < c_in; c += n) {
+    for (; c < c_end; c += n) {
       stage_channels(c, strip, end, strips);
       float* to = panels + c / panel_width * panel_size() + c % panel_width;
       for (std::int64_t i = 0; i < ceil_div(some, n) * n; ++i, to += panel_width) {

@@ -57,10 +57,27 @@ TEST(AllocatorTest, Aligns) {
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(kept.back().raw()) % 64, 0u) << bytes;
     kept.back().fill_(1);
   }
-  const Tensor large = empty({2 << 20}, {.dtype = DType::u8});
-  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(large.raw()) % (2 << 20), 0u);
+  for (const std::int64_t bytes : {1 << 20, (1 << 20) + 1, 3'000'000, 40 << 20}) {
+    kept.push_back(empty({bytes}, {.dtype = DType::u8}));
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(kept.back().raw()) % 4096, 0u) << bytes;
+    kept.back().fill_(1);
+  }
   EXPECT_EQ(allocator().allocate(0), nullptr);
   allocator().release(nullptr, 0);
+}
+
+TEST(AllocatorTest, SmallerBlocksBecomeALargeOne) {
+  allocator().empty_cache();
+  std::vector<Tensor> parts;
+  for (int i = 0; i < 64; ++i) parts.push_back(full({1 << 18}, i));  // a megabyte each
+  for (int i = 0; i < 64; ++i)
+    EXPECT_EQ(parts[static_cast<std::size_t>(i)].to_vector(), std::vector<double>(1 << 18, i));
+  parts.clear();
+  const MemoryStats before = allocator().stats();
+  EXPECT_GE(before.cached, std::size_t{64} << 20);
+  const Tensor large = empty({2 << 20});
+  EXPECT_EQ(allocator().stats().misses, before.misses) << "eight of them lie side by side";
+  EXPECT_EQ(allocator().stats().active + allocator().stats().cached, before.active + before.cached);
 }
 
 TEST(AllocatorTest, LimitAndEmptyCache) {

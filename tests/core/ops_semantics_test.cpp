@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "anneal/core/allocator.h"
 #include "anneal/core/autograd.h"
 #include "anneal/core/ops.h"
 #include "anneal/tests/expect.h"
@@ -132,6 +133,43 @@ TEST(Semantics, CrossEntropyLeavesLogitsAndRetainedGraphsAlone) {
     for (std::size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(scaled[i], 64 * plain[i]);
     expect_values(logits, {1, 2, 3, 1, 1, 1});
   }
+}
+
+TEST(Semantics, CrossEntropyGivesItsGradientTheMemoryOfATemporary) {
+  const Tensor target = i64({2, 0, 1, 2});
+  const auto requests = [](const auto& call) {
+    const std::size_t before = allocator().stats().requests;
+    call();
+    return allocator().stats().requests - before;
+  };
+  for (const DType dtype : {DType::f32, DType::f64, DType::bf16}) {
+    const Tensor leaf = tensor({1, 2, 3, 1, 1, 1, 0, -2, 5, 4, 4, 3}, {4, 3}, {.dtype = dtype, .requires_grad = true});
+    const auto gradient_of = [&](const Tensor& loss) {
+      leaf.zero_grad();
+      loss.backward();
+      return leaf.grad().to_vector();
+    };
+    const Tensor kept = leaf + 0;
+    Tensor loss;
+    const std::size_t beside = requests([&] { loss = cross_entropy(kept, target); });
+    const Doubles expected = gradient_of(loss);
+    EXPECT_EQ(kept.to_vector(), leaf.to_vector());
+
+    Tensor temporary = leaf + 0;
+    EXPECT_EQ(requests([&] { loss = cross_entropy(std::move(temporary), target); }), beside - 1);
+    EXPECT_EQ(gradient_of(loss), expected);
+    // A view of a temporary is one; what somebody else holds is not, nor is memory from elsewhere.
+    EXPECT_EQ(gradient_of(cross_entropy((leaf + 0).view({2, 2, 3}).flatten(0, 1), target)), expected);
+    temporary = (leaf + 0).reshape({2, 2, 3});
+    EXPECT_EQ(requests([&] { loss = cross_entropy(std::move(temporary).view({-1, 3}), target); }), beside - 1);
+    EXPECT_EQ(gradient_of(loss), expected);
+    EXPECT_EQ(requests([&] { cross_entropy(Tensor(kept), target); }), beside);
+    EXPECT_EQ(requests([&] { cross_entropy(kept.view({4, 3}), target); }), beside);
+    EXPECT_EQ(kept.to_vector(), leaf.to_vector());
+  }
+  std::vector<float> memory{1, 2, 3};
+  cross_entropy(from_blob(memory.data(), {1, 3}, {.requires_grad = true}), i64({2})).backward();
+  EXPECT_EQ(memory, (std::vector<float>{1, 2, 3}));
 }
 
 TEST(Semantics, CrossEntropyEdges) {

@@ -4,6 +4,7 @@
 #include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/narrow.h"
 #include "anneal/kernels/cpu/patches.h"
+#include "anneal/kernels/cpu/shallow.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -61,6 +62,8 @@ struct Correlation {
     if (is_narrow(windows, planes)) return run_narrow(as_numbers(weight, rows * taps, Scratch::weight), add);
     auto* tap_offset = scratch<std::int32_t>(Scratch::table, taps);
     for (std::int64_t i = 0; i < taps; ++i) tap_offset[i] = static_cast<std::int32_t>(windows.tap_offset(i));
+    if (is_shallow<C>(windows) && grid.column == 1)
+      return run_shallow(tap_offset, as_numbers(weight, rows * taps, Scratch::weight), add);
     const Factors factors{lines_of(weight, rows, taps), add, tap_offset};
     const std::int64_t at_once = windows.at_once(images), chunks = (images + at_once - 1) / at_once;
     const std::int64_t vectors = (at_once * windows.pixels() + lanes<C> - 1) / lanes<C>,
@@ -74,6 +77,24 @@ struct Correlation {
         run_part(factors, frames, group, image, from * lanes<C>, to * lanes<C> < all ? to * lanes<C> : all);
       });
     });
+  }
+
+  void run_shallow(const std::int32_t* tap_offset, const C* numbers, const C* add) const {
+    const auto correlate = correlate_row_of<T, C>(windows.taps());
+    const Frame& frame = windows.frame;
+    const std::int64_t count = images * groups * windows.out_h;
+    parallel_for(
+        count, grain_of(count, windows.flops(images, groups * planes)), [&](std::int64_t begin, std::int64_t end) {
+          C* from = windows.template frames<C>(1);
+          for_parts(begin, end, windows.out_h, [&](std::int64_t part, std::int64_t i, std::int64_t stop) {
+            frame.fill(x + part * frame.planes * frame.h * frame.w, from);
+            const std::int64_t first = part % groups * planes;
+            for (T* to = y + part * planes * grid.plane + grid.begin; i < stop; ++i) {
+              correlate(from + i * windows.stride_h * frame.width, tap_offset, numbers + first * windows.taps(),
+                        add ? add + first : nullptr, relu, planes, windows.out_w, to + i * grid.row, grid.plane);
+            }
+          });
+        });
   }
 
   void run_narrow(const C* numbers, const C* add) const {

@@ -28,12 +28,36 @@ std::int64_t images_at_once(const ConvShape& s) {
   return is_strided(s) && some < s.n ? some : s.n;
 }
 
+/// Images whose small products are summed apart, so that threads need not wait for each other at every image. It
+/// depends on the shape alone.
+std::int64_t parts_of(const ConvShape& s) {
+  const std::int64_t room = (std::int64_t{1} << 18) / (s.c_in * s.c_out), at_once = images_at_once(s);
+  const std::int64_t most = room < 8 ? room : 8, some = at_once < most ? at_once : most;
+  return some < 1 ? 1 : some;
+}
+
 template <class F>
 void for_planes(std::int64_t count, const ConvShape& s, const F& f) {
   parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)),
                [&](std::int64_t begin, std::int64_t end) {
                  for (; begin < end; ++begin) f(begin);
                });
+}
+
+/// to[j] = from[2 j] for j below n.
+template <class T>
+void take_every_second(const T* from, std::int64_t n, T* to) {
+  if constexpr (sizeof(T) == 2) {  // as the lower halves of words, which vectors can cut off
+    for (std::int64_t j = 0; j + 1 < n; ++j) {
+      std::uint32_t two;
+      __builtin_memcpy(&two, from + 2 * j, 4);
+      const auto low = static_cast<std::uint16_t>(two);
+      __builtin_memcpy(to + j, &low, 2);
+    }
+    if (n > 0) to[n - 1] = from[2 * (n - 1)];
+  } else {
+    for (std::int64_t j = 0; j < n; ++j) to[j] = from[2 * j];
+  }
 }
 
 /// The pixels of `images` images that windows begin at; without a stride, the images.
@@ -46,8 +70,11 @@ const T* gather(const ConvShape& s, const T* x, std::int64_t images) {
     T* row = to + p * h * w;
     for (std::int64_t i = 0; i < h; ++i, row += w) {
       const T* from = x + (p * s.h + i * s.stride_h) * s.w;
+      // The rows that follow lie too far apart for the processor to see.
+      const T* const later = from + 16 * s.stride_h * s.w;
+      for (std::int64_t j = 0; j < s.w; j += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(later + j);
       if (s.stride_w == 2) {
-        for (std::int64_t j = 0; j < w; ++j) row[j] = from[2 * j];
+        take_every_second(from, w, row);
       } else {
         for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
       }
@@ -157,10 +184,11 @@ bool run_pointwise(const Conv2dWeightGrad& a) {
   const std::int64_t rows = by_input ? s.c_in : s.c_out, columns = by_input ? s.c_out : s.c_in;
   visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     using C = Compute<T>;
-    C* const sum = scratch<C>(Scratch::partial, rows * columns);
+    const std::int64_t size = rows * columns, parts = parts_of(s);
+    C* const sum = scratch<C>(Scratch::partial, parts * size);
     for_images(s, [&](std::int64_t first, std::int64_t images) {
       const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);
-      for (std::int64_t i = 0; i < images; ++i) {
+      for (std::int64_t i = 0; i < images; i += parts) {
         const T* const dy = static_cast<const T*>(a.dy) + (first + i) * s.c_out * pixels;
         run(Gemm{.dtype = a.dtype,
                  .out = std::is_same_v<C, double> ? DType::f64 : DType::f32,
@@ -172,10 +200,10 @@ bool run_pointwise(const Conv2dWeightGrad& a) {
                  .lda = pixels,
                  .ldb = pixels,
                  .ldc = columns,
-                 .batch = 1,
-                 .stride_a = 0,
-                 .stride_b = 0,
-                 .stride_c = 0,
+                 .batch = images - i < parts ? images - i : parts,
+                 .stride_a = rows * pixels,
+                 .stride_b = columns * pixels,
+                 .stride_c = size,
                  .a = by_input ? x + i * s.c_in * pixels : dy,
                  .b = by_input ? dy : x + i * s.c_in * pixels,
                  .c = sum,
@@ -184,6 +212,9 @@ bool run_pointwise(const Conv2dWeightGrad& a) {
                  .accumulate = first + i > 0});
       }
     });
+    for (std::int64_t part = 1; part < parts; ++part) {
+      for (std::int64_t i = 0; i < size; ++i) sum[i] += sum[part * size + i];
+    }
     auto* const to = static_cast<Out*>(a.dweight);
     for (std::int64_t o = 0; o < s.c_out; ++o) {
       for (std::int64_t i = 0; i < s.c_in; ++i) {

@@ -172,7 +172,14 @@ INSTANTIATE_TEST_SUITE_P(
                     ConvShape{2, 4, 10, 10, 12, 3, 3, 2, 2, 1, 1, 1, 1, 4},    // 3 outputs a plane
                     ConvShape{40, 2, 3, 3, 3, 3, 3, 1, 1, 1, 1, 1, 1, 1},      // many small images
                     ConvShape{9, 3, 5, 5, 4, 2, 2, 1, 2, 0, 1, 2, 1, 1},       // even kernel
+                    ConvShape{11, 6, 9, 9, 10, 1, 1, 1, 1, 0, 0, 1, 1, 1},     // images summed in parts
+                    ConvShape{10, 5, 17, 15, 12, 1, 1, 2, 2, 0, 0, 1, 1, 1},   // the same of every other pixel
                     ConvShape{5, 1, 28, 28, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},    // a first layer
+                    ConvShape{3, 1, 12, 31, 7, 3, 3, 2, 1, 1, 0, 1, 1, 1},     // one of every other row
+                    ConvShape{2, 4, 5, 48, 14, 2, 2, 1, 1, 1, 1, 3, 2, 2},     // two planes, dilated, in groups
+                    ConvShape{2, 3, 3, 16, 15, 1, 5, 1, 1, 0, 2, 1, 1, 3},     // five taps of one row
+                    ConvShape{4, 1, 2, 13, 6, 2, 3, 1, 1, 1, 1, 1, 1, 1},      // six
+                    ConvShape{2, 7, 4, 14, 5, 1, 1, 1, 1, 0, 0, 1, 1, 1},      // seven of one pixel
                     ConvShape{3, 70, 14, 14, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // a sum in blocks
                     ConvShape{5, 30, 64, 65, 6, 3, 3, 2, 2, 1, 1, 1, 1, 1},    // gradients of some images at a time
                     ConvShape{1, 3, 40, 50, 8, 4, 4, 4, 4, 0, 0, 1, 1, 1}));   // cut into patches

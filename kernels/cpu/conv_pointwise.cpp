@@ -21,11 +21,12 @@ bool is_pointwise(const ConvShape& s) {
 
 bool is_strided(const ConvShape& s) { return s.stride_h * s.stride_w > 1; }
 
-/// So many strided images take 4 MB of numbers.
+/// So many strided images take at most 4 MB of numbers; as many each time.
 std::int64_t images_at_once(const ConvShape& s) {
-  const std::int64_t room = (std::int64_t{1} << 20) / (s.c_in * s.out_h() * s.out_w());
-  const std::int64_t some = room < 1 ? 1 : room;
-  return is_strided(s) && some < s.n ? some : s.n;
+  if (!is_strided(s)) return s.n;
+  const std::int64_t room = (std::int64_t{1} << 20) / (s.c_in * s.out_h() * s.out_w()), most = room < 1 ? 1 : room;
+  const std::int64_t times = (s.n + most - 1) / most;
+  return (s.n + times - 1) / times;
 }
 
 /// Images whose small products are summed apart, so that threads need not wait for each other at every image. It
@@ -144,9 +145,7 @@ void for_images(const ConvShape& s, const F& f) {
 
 bool run_pointwise(const Conv2d& a) {
   const ConvShape& s = a.shape;
-  // With a stride, numbers that need no conversion are copied once where patches are.
-  const bool paired = a.dtype == DType::bf16;
-  if (!is_pointwise(s) || a.bias || (is_strided(s) && !paired)) return false;
+  if (!is_pointwise(s) || a.bias) return false;
   const std::int64_t pixels = s.out_h() * s.out_w();
   visit_floating(a.dtype, [&]<class T>() {
     for_images(s, [&](std::int64_t first, std::int64_t images) {

@@ -26,7 +26,7 @@ namespace {
 constexpr std::size_t mb = std::size_t{1} << 20, huge_page = 2 * mb;
 // From this size on blocks are cut from segments and put together again, which costs more than a list of a size's
 // blocks, but nothing beside what is done with so much memory.
-constexpr std::size_t large_block = mb, largest_segment = 32 * mb, page = 4096;
+constexpr std::size_t large_block = mb, largest_segment = 256 * mb, page = 4096;
 std::size_t pages(std::size_t bytes) { return (bytes + page - 1) / page * page; }
 
 // What a request takes: pages if it is large, else a size class. Those are powers of two cut in four, so at most a
@@ -142,7 +142,7 @@ class CachingAllocator : public Allocator {
     std::size_t bytes = rounded;
     // Segments grow with what is held: a small program is to stay small.
     if (bytes >= large_block)
-      bytes = std::max(bytes, std::min(pages((stats_.active + stats_.cached) / 4), largest_segment));
+      bytes = std::max(bytes, std::min(pages((stats_.active + stats_.cached) / 8), largest_segment));
     void* memory = from_system(bytes);
     if (!memory && bytes > rounded) memory = from_system(bytes = rounded);
     if (!memory) return nullptr;

@@ -21,7 +21,7 @@ struct MemoryStats {
   std::size_t failures = 0;   ///< requests that threw OutOfMemory
 };
 
-/// Hands out blocks aligned to 64 bytes, to 4 KB from 1 MB on. Thread-safe.
+/// Hands out blocks aligned to 64 bytes, on the host to 4 KB from 1 MB on. Thread-safe.
 class Allocator {
  public:
   virtual ~Allocator() = default;

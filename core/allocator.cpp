@@ -4,6 +4,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cstdint>
 #include <cstdlib>
 #include <deque>
 #include <mutex>
@@ -52,6 +53,8 @@ class CachingAllocator : public Allocator {
 
   void* allocate(std::size_t bytes) override {
     if (bytes == 0) return nullptr;
+    // No object is larger; beyond it rounding up would begin again at 0.
+    check<OutOfMemory>(bytes <= PTRDIFF_MAX, "{}: no memory has {} bytes", name_, bytes);
     const auto [index, rounded] = size_class(bytes);
     const std::lock_guard lock(mutex_);
     ++stats_.requests;

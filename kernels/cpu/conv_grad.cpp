@@ -21,17 +21,12 @@ struct WeightGrad {
   Out* dweight;
   bool accumulate;
 
-  std::int64_t parts() const {
-    const std::int64_t room = (std::int64_t{1} << 18) / (groups * planes * windows.taps());
-    const std::int64_t most = room < 8 ? room : 8, some = images < most ? images : most;
-    return some < 1 ? 1 : some;
-  }
-
   void run() const {
     const std::int64_t taps = windows.taps(), size = taps * planes;
     if (groups * size == 0) return;
     if (is_narrow(windows, planes)) return run_narrow();
-    const std::int64_t n = parts(), strips_each = (taps + tile_rows - 1) / tile_rows, count = groups * n * strips_each;
+    const std::int64_t n = image_parts(images, groups * size);
+    const std::int64_t strips_each = (taps + tile_rows - 1) / tile_rows, count = groups * n * strips_each;
     C* sums = scratch<C>(Scratch::partial, groups * n * size);
     if (images * windows.pixels() == 0) {
       for (std::int64_t i = 0; i < groups * n * size; ++i) sums[i] = 0;

@@ -4,6 +4,7 @@
 #include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/gemm.h"
 #include "anneal/kernels/cpu/simd.h"
+#include "anneal/kernels/cpu/windows.h"
 #include "anneal/kernels/parallel.h"
 
 namespace anneal {
@@ -27,14 +28,6 @@ std::int64_t images_at_once(const ConvShape& s) {
   const std::int64_t room = (std::int64_t{1} << 20) / (s.c_in * s.out_h() * s.out_w()), most = room < 1 ? 1 : room;
   const std::int64_t times = (s.n + most - 1) / most;
   return (s.n + times - 1) / times;
-}
-
-/// Images whose small products are summed apart, so that threads need not wait for each other at every image. It
-/// depends on the shape alone.
-std::int64_t parts_of(const ConvShape& s) {
-  const std::int64_t room = (std::int64_t{1} << 18) / (s.c_in * s.c_out), at_once = images_at_once(s);
-  const std::int64_t most = room < 8 ? room : 8, some = at_once < most ? at_once : most;
-  return some < 1 ? 1 : some;
 }
 
 template <class F>
@@ -183,7 +176,7 @@ bool run_pointwise(const Conv2dWeightGrad& a) {
   const std::int64_t rows = by_input ? s.c_in : s.c_out, columns = by_input ? s.c_out : s.c_in;
   visit_floating(a.dtype, a.out, [&]<class T, class Out>() {
     using C = Compute<T>;
-    const std::int64_t size = rows * columns, parts = parts_of(s);
+    const std::int64_t size = rows * columns, parts = image_parts(images_at_once(s), size);
     C* const sum = scratch<C>(Scratch::partial, parts * size);
     for_images(s, [&](std::int64_t first, std::int64_t images) {
       const T* const x = gather(s, static_cast<const T*>(a.x) + first * s.c_in * s.h * s.w, images);

@@ -228,7 +228,7 @@ struct Product {
   void run(bool parallel) const {
     if (m == 0 || n == 0) return;
     const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(a.k);
-    const std::int64_t threads = parallel && flops >= 2e5 ? num_threads() : 1;
+    const std::int64_t threads = parallel && flops >= 7e5 ? num_threads() : 1;
     if (threads == 1) return block(0, m, 0, n);
     const bool wide = a.has_lines() && n > m;
     const std::int64_t down = m < tall || wide ? 1 : m / (tall / 2) < threads ? m / (tall / 2) : threads;

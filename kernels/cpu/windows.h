@@ -84,6 +84,14 @@ ANNEAL_HD Windows windows_of(const ConvShape& s) {
   return {frame, s.kernel_h, s.kernel_w, s.dilation_h, s.dilation_w, s.stride_h, s.stride_w, s.out_h(), s.out_w()};
 }
 
+/// The parts that the images of a weight gradient of `size` elements are summed in, so that threads need not wait for
+/// each other at every image: it depends on the shape alone, as the order of sums must not change with the threads.
+ANNEAL_HD std::int64_t image_parts(std::int64_t images, std::int64_t size) {
+  const std::int64_t room = (std::int64_t{1} << 18) / size, most = room < 8 ? room : 8;
+  const std::int64_t parts = images < most ? images : most;
+  return parts < 1 ? 1 : parts;
+}
+
 /// Calls `f(part, begin, end)` for the pieces of [begin, end) that lie in one part of `size` each.
 template <class F>
 ANNEAL_HD void for_parts(std::int64_t begin, std::int64_t end, std::int64_t size, const F& f) {

@@ -98,6 +98,13 @@ TEST(AllocatorTest, LimitAndEmptyCache) {
   EXPECT_EQ(empty({1 << 20}).numel(), 1 << 20);
 }
 
+TEST(AllocatorTest, MoreThanAnyMemoryHas) {
+  for (const std::size_t bytes : {SIZE_MAX, SIZE_MAX - 4095, SIZE_MAX - (std::size_t{2} << 20), SIZE_MAX / 2 + 1}) {
+    const std::string error = message_of<OutOfMemory>([&] { allocator().allocate(bytes); });
+    EXPECT_NE(error.find("no memory has"), std::string::npos) << error;
+  }
+}
+
 TEST(AllocatorTest, OneOfTheEmbeddersOwn) {
   struct Counting final : Allocator {
     int live = 0;

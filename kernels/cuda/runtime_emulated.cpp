@@ -29,8 +29,12 @@ Mark& mark_of(void* event) { return *static_cast<Mark*>(event); }
 
 }  // namespace
 
-int device_count() { return 1; }
-std::string unavailable() { return {}; }
+// As with CUDA, a process may be shown none.
+int device_count() {
+  const char* visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  return visible && *visible == 0 ? 0 : 1;
+}
+std::string unavailable() { return device_count() == 0 ? "CUDA_VISIBLE_DEVICES is empty" : std::string(); }
 void set_device(int device) {
   if (device != 0) throw std::runtime_error("there is one emulated device; got device " + std::to_string(device));
 }

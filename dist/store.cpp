@@ -152,11 +152,12 @@ class Store::Client {
     check(came->op == Op::done, "{}", came->payload);
     return came->payload;
   }
+  /// Until the listeners here have heard the verdict: what they stop must not begin anything after it.
   void fail(const std::string& why) {
+    if (std::this_thread::get_id() == thread_.get_id()) return;  // it is a listener who asks
     std::unique_lock lock(mutex_);
-    if (over_) return;
-    post({Op::fail, 0, why.substr(0, kMaxKey)});
-    changed_.wait_for(lock, kPatience, [&] { return over_; });
+    if (!over_) post({Op::fail, 0, why.substr(0, kMaxKey)});
+    changed_.wait_for(lock, kPatience, [&] { return told_; });
   }
 
  private:
@@ -305,11 +306,17 @@ class Store::Client {
       if (!verdict.empty()) verdict_ = verdict;
     }
     changed_.notify_all();
-    if (verdict.empty()) return;
-    const milliseconds grace =
-        options_.failure_timeout.count() ? options_.failure_timeout : StoreOptions().failure_timeout;
-    if (std::getenv("ANNEAL_LAUNCHED")) watchdog_.start(grace, verdict);
-    listeners_->fire(verdict);
+    if (!verdict.empty()) {
+      const milliseconds grace =
+          options_.failure_timeout.count() ? options_.failure_timeout : StoreOptions().failure_timeout;
+      if (std::getenv("ANNEAL_LAUNCHED")) watchdog_.start(grace, verdict);
+      listeners_->fire(verdict);
+    }
+    {
+      const std::lock_guard lock(mutex_);
+      told_ = true;
+    }
+    changed_.notify_all();
   }
 
   const StoreOptions options_;
@@ -322,14 +329,14 @@ class Store::Client {
   FrameReader reader_;
   FileDescriptor wake_{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
 
-  mutable std::mutex mutex_;  // of all that follows, up to over_
+  mutable std::mutex mutex_;  // of all that follows, up to told_
   std::condition_variable changed_;
   std::string outbox_;
   std::uint64_t next_request_ = 1;
   std::map<std::uint64_t, std::optional<Frame>> replies_;  // none: still to come
   std::optional<std::string> verdict_;
   bool leaving_ = false;
-  bool over_ = false;
+  bool over_ = false, told_ = false;  // the connection is; its listeners have heard why
 
   const std::shared_ptr<Listeners> listeners_ = std::make_shared<Listeners>();
   Watchdog watchdog_;

@@ -79,7 +79,7 @@ class Store {
   /// The verdict, if there is one. Does not throw.
   std::optional<std::string> failure() const;
   /// This rank gives up: the verdict on all ranks, here too, is "rank R (host, pid P) failed: why" if it is the first.
-  /// Returns when the server has heard it. Does not throw.
+  /// Returns when the server and the listeners here have heard it. Does not throw.
   void fail(const std::string& why);
 
   /// The numeric address of this connection's own end, which is on the route to the others.

@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <csignal>
 #include <fstream>
@@ -380,6 +381,25 @@ TEST(Verdict, IsNotToldToWhoNoLongerListens) {
   wait_for_failure(ranks[0]);
   ranks.stores.clear();
   EXPECT_FALSE(called);
+}
+
+// Else a rank that gives up could begin a collective that the others, who are still to hear why, find out of order.
+TEST(Verdict, IsHeardByListenersBeforeFailReturns) {
+  Ranks ranks(2);
+  std::array<std::atomic<bool>, 2> heard{};
+  const auto slow = [&](std::size_t rank) {
+    return ranks[rank].on_failure([&, rank](const std::string&) {
+      std::this_thread::sleep_for(50ms);
+      ranks[rank].fail("a listener says so too");
+      heard[rank] = true;
+    });
+  };
+  const auto first = slow(0), second = slow(1);
+  ranks[1].fail("why");
+  EXPECT_TRUE(heard[1]);
+  wait_for_failure(ranks[0]);
+  ranks[0].fail("so does rank 0");
+  EXPECT_TRUE(heard[0]);
 }
 
 TEST(Verdict, KeepsWhoComesLaterOut) {

@@ -1,6 +1,7 @@
 // The gradient of a convolution's weight, by products of patches and dy.
 #include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/narrow.h"
+#include "anneal/kernels/cpu/shallow.h"
 #include "anneal/kernels/cpu/windows.h"
 #include "anneal/kernels/parallel.h"
 
@@ -26,11 +27,13 @@ struct WeightGrad {
     if (groups * size == 0) return;
     if (is_narrow(windows, planes)) return run_narrow();
     const std::int64_t n = image_parts(images, groups * size);
-    const std::int64_t strips_each = (taps + tile_rows - 1) / tile_rows, count = groups * n * strips_each;
     C* sums = scratch<C>(Scratch::partial, groups * n * size);
     if (images * windows.pixels() == 0) {
       for (std::int64_t i = 0; i < groups * n * size; ++i) sums[i] = 0;
+    } else if (has_shallow_grad(windows)) {
+      sum_shallow(n, sums);
     } else {
+      const std::int64_t strips_each = (taps + tile_rows - 1) / tile_rows, count = groups * n * strips_each;
       parallel_for(
           count, grain_of(count, windows.flops(images, planes * groups)), [&](std::int64_t begin, std::int64_t end) {
             const Chunk chunk(*this);
@@ -70,6 +73,37 @@ struct WeightGrad {
         for (std::int64_t i = 0; i < taps; ++i) to[i] = store<Out>(accumulate ? load(to[i]) + sum[i] : sum[i]);
       }
     });
+  }
+
+  /// sums[group][part][tap][plane], as dot products of dy's rows where they lie.
+  void sum_shallow(std::int64_t n, C* sums) const {
+    constexpr int width = lanes<C>;
+    const Frame& frame = windows.frame;
+    const std::int64_t taps = windows.taps(), pixels = windows.pixels(), count = groups * n * planes;
+    parallel_for(count, grain_of(count, windows.flops(images, planes * groups)),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   const Shifts<C> shifts(windows);
+                   C* const parts = scratch<C>(Scratch::product, (taps * planes + width) * width);
+                   for_parts(begin, end, planes, [&](std::int64_t i, std::int64_t from, std::int64_t to) {
+                     const std::int64_t group = i / n, rows = to - from;
+                     for (std::int64_t l = 0; l < rows * taps * width; ++l) parts[l] = 0;
+                     for (std::int64_t image = images * (i % n) / n; image < images * (i % n + 1) / n; ++image) {
+                       const std::int64_t at = image * groups + group;
+                       shifts.copy(x + at * frame.planes * frame.h * frame.w);
+                       for (std::int64_t t = 0, some; t < taps; t += some) {
+                         some = next_tile(taps - t, shallow_taps);
+                         dot_all_rows_of<T, C>(some)(rows, dy + (at * planes + from) * pixels, shifts.copies,
+                                                     shifts.distance + t, pixels, parts + t * width, taps * width);
+                       }
+                     }
+                     for (std::int64_t l = 0; l < rows * taps; l += width) {
+                       Vector<C> v[width];
+                       for (int k = 0; k < width; ++k) v[k] = load_vector(parts + (l + k) * width);
+                       store_vector(parts + l, sums_of_lanes<C>(v));
+                     }
+                     transpose_matrix(rows, taps, parts, taps, sums + i * taps * planes + from, planes);
+                   });
+                 });
   }
 
   /// A thread's memory for the images that it works on at a time.

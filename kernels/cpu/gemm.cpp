@@ -303,13 +303,7 @@ struct Dots {
       for (; p + n <= k; p += n) add(p, n);
       if (p < k) add(p, static_cast<int>(k - p));
       C total[sums];
-      for (int part = 0; part < sums; part += n) {
-        transpose<C>(sum + part);
-        for (int step = n / 2; step > 0; step /= 2) {
-          for (int s = 0; s < step; ++s) sum[part + s] += sum[part + s + step];
-        }
-        store_vector(total + part, sum[part]);
-      }
+      for (int part = 0; part < sums; part += n) store_vector(total + part, sums_of_lanes<C>(sum + part));
       for (int r = 0; r < some; ++r) {
         for (int j = 0; j < Columns; ++j) finish(i + r, first + j, total[r * Columns + j]);
       }

@@ -232,6 +232,16 @@ ANNEAL_HD void transpose(Vector<C>* v) {
   if constexpr (S > 1) transpose<C, S / 2>(v);
 }
 
+/// The sum of the lanes of each of `lanes` vectors, which change.
+template <class C>
+ANNEAL_HD Vector<C> sums_of_lanes(Vector<C>* v) {
+  transpose<C>(v);
+  for (int step = lanes<C> / 2; step > 0; step /= 2) {
+    for (int i = 0; i < step; ++i) v[i] += v[i + step];
+  }
+  return v[0];
+}
+
 }  // namespace kernels::cpu::ANNEAL_LEVEL
 }  // namespace v0
 }  // namespace anneal

@@ -180,6 +180,8 @@ INSTANTIATE_TEST_SUITE_P(
                     ConvShape{2, 3, 3, 16, 15, 1, 5, 1, 1, 0, 2, 1, 1, 3},     // five taps of one row
                     ConvShape{4, 1, 2, 13, 6, 2, 3, 1, 1, 1, 1, 1, 1, 1},      // six
                     ConvShape{2, 7, 4, 14, 5, 1, 1, 1, 1, 0, 0, 1, 1, 1},      // seven of one pixel
+                    ConvShape{3, 3, 14, 13, 7, 3, 3, 1, 1, 1, 1, 1, 1, 1},     // 27 taps
+                    ConvShape{9, 1, 20, 19, 6, 5, 5, 1, 1, 2, 2, 1, 1, 1},     // 25 of one plane
                     ConvShape{3, 70, 14, 14, 20, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // a sum in blocks
                     ConvShape{5, 30, 64, 65, 6, 3, 3, 2, 2, 1, 1, 1, 1, 1},    // gradients of some images at a time
                     ConvShape{1, 3, 40, 50, 8, 4, 4, 4, 4, 0, 0, 1, 1, 1}));   // cut into patches

@@ -133,14 +133,12 @@ ANNEAL_HD void dot_rows(const T* dy, const C* x, const std::int32_t* distance, s
 }
 
 /// dot_rows for as many rows as there are.
-template <int Taps, class T, class C>
+template <int Taps, class T, class C, int Rows = vector_registers == 32 ? 3 : 1>
 void dot_all_rows(std::int64_t rows, const T* dy, const C* x, const std::int32_t* distance, std::int64_t n, C* sum,
                   std::int64_t ld) {
-  constexpr int at_once = vector_registers == 32 ? 3 : 1;
-  for (; rows >= at_once; rows -= at_once, dy += at_once * n, sum += at_once * ld) {
-    dot_rows<Taps, at_once>(dy, x, distance, n, sum, ld);
-  }
-  for (; rows > 0; --rows, dy += n, sum += ld) dot_rows<Taps, 1>(dy, x, distance, n, sum, ld);
+  for (; rows >= Rows; rows -= Rows, dy += Rows * n, sum += Rows * ld)
+    dot_rows<Taps, Rows>(dy, x, distance, n, sum, ld);
+  if constexpr (Rows > 1) dot_all_rows<Taps, T, C, Rows - 1>(rows, dy, x, distance, n, sum, ld);
 }
 
 /// dot_all_rows for as many taps as there are.

@@ -77,9 +77,9 @@ struct Shifts {
         frame(w.template frames<C>(1)),
         copies(scratch<C>(Scratch::panel, w.kernel_w * rows * w.out_w + lanes<C>)),
         distance(scratch<std::int32_t>(Scratch::table, w.taps())) {
-    for (std::int64_t tap = 0; tap < w.taps(); ++tap) {
-      const std::int64_t s = tap % w.kernel_w, r = tap / w.kernel_w % w.kernel_h, plane = tap / w.kernel_w / w.kernel_h;
-      distance[tap] = static_cast<std::int32_t>((s * rows + plane * w.frame.height + r * w.dilation_h) * w.out_w);
+    for (std::int64_t i = 0; i < w.taps(); ++i) {
+      const auto [plane, row, column] = w.tap(i);
+      distance[i] = static_cast<std::int32_t>((column * rows + plane * w.frame.height + row * w.dilation_h) * w.out_w);
     }
   }
 

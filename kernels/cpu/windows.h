@@ -56,9 +56,13 @@ struct Windows {
     return wanted < images ? wanted : images;
   }
 
-  std::int64_t tap_offset(std::int64_t tap) const {
-    const std::int64_t s = tap % kernel_w, r = tap / kernel_w % kernel_h, plane = tap / kernel_w / kernel_h;
-    return (plane * frame.height + r * dilation_h) * frame.width + s * dilation_w;
+  struct Tap {
+    std::int64_t plane, row, column;
+  };
+  Tap tap(std::int64_t i) const { return {i / kernel_w / kernel_h, i / kernel_w % kernel_h, i % kernel_w}; }
+  std::int64_t tap_offset(std::int64_t i) const {
+    const auto [plane, row, column] = tap(i);
+    return (plane * frame.height + row * dilation_h) * frame.width + column * dilation_w;
   }
   std::int64_t pixel_offset(std::int64_t pixel) const {
     const std::int64_t x = pixel % out_w, y = pixel / out_w % out_h, image = pixel / pixels();

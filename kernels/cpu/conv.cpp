@@ -114,8 +114,7 @@ struct Correlation {
                        for (std::int64_t j = 0; relu && j < windows.out_w; j += n) {
                          store_vector(row + j, cpu::ANNEAL_LEVEL::relu<C>(load_vector(row + j)));
                        }
-                       if (grid.column == 1) return copy_matrix(1, windows.out_w, row, 0, to, 0);
-                       for (std::int64_t j = 0; j < windows.out_w; ++j) to[j * grid.column] = store<T>(row[j]);
+                       copy_apart(windows.out_w, row, to, grid.column);
                      });
   }
 
@@ -166,16 +165,7 @@ struct Correlation {
         const C* run = from + patches.run[r].to;
         T* row = to[r] + p * grid.plane;
         const int length = patches.run[r].length;
-        if (grid.column == 1) {
-          copy_matrix(1, length, run, 0, row, 0);
-        } else if (grid.column == 2) {
-          for (int i = 0; i < length; i += lanes<C>) {
-            const int some = length - i < lanes<C> ? length - i : lanes<C>;
-            store_every_other(row + 2 * i, load_first(run + i, some), some);
-          }
-        } else {
-          for (int i = 0; i < length; ++i) row[i * grid.column] = store<T>(run[i]);
-        }
+        copy_apart(length, run, row, grid.column);
       }
     }
   }

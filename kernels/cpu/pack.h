@@ -65,6 +65,21 @@ void copy_matrix(std::int64_t rows, std::int64_t columns, const From* from, std:
   copy_loaded(rows, columns, MatrixLoad<From>{from, ld_from}, to, ld_to);
 }
 
+/// to[i * step] = from[i] for i below n, converted; nothing between them is touched.
+template <class To, class From>
+void copy_apart(std::int64_t n, const From* from, To* to, std::int64_t step) {
+  constexpr int width = lanes<Compute<To>>;
+  if (step == 1) return copy_matrix(1, n, from, 0, to, 0);
+  if (step > 2) {
+    for (std::int64_t i = 0; i < n; ++i) to[i * step] = store<To>(load(from[i]));
+    return;
+  }
+  for (std::int64_t i = 0; i < n; i += width) {
+    const int some = n - i < width ? static_cast<int>(n - i) : width;
+    store_every_other(to + 2 * i, load_first(from + i, some), some);
+  }
+}
+
 /// to[j][i] = from[i][j], converted.
 template <class To, class From>
 void transpose_matrix(std::int64_t rows, std::int64_t columns, const From* from, std::int64_t ld_from, To* to,

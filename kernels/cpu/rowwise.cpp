@@ -93,9 +93,6 @@ struct NormGrad {
   }
 };
 
-/// Larger results are written past the caches where that can be: they would not stay there.
-constexpr std::int64_t streamed_bytes = std::int64_t{1} << 23;
-
 template <bool rms, class T>
 void layer_norm_grad(const LayerNormGrad& a) {
   using C = Compute<T>;

@@ -178,6 +178,9 @@ ANNEAL_HD void store_every_other(T* to, Vector<Compute<T>> v, int n) {
   for (int i = 0; i < n; ++i) to[2 * i] = some[i];
 }
 
+/// Larger results are written past the caches where that can be: they would not stay there.
+inline constexpr std::int64_t streamed_bytes = std::int64_t{1} << 23;
+
 /// Copies a vector past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams`
 /// comes before anybody else reads it.
 ANNEAL_HD void stream_vector(void* to, const void* from) {

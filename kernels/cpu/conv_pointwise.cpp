@@ -30,12 +30,10 @@ std::int64_t images_at_once(const ConvShape& s) {
   return (s.n + times - 1) / times;
 }
 
+/// Calls f(begin, end) for ranges of planes, on as many threads as they are worth.
 template <class F>
 void for_planes(std::int64_t count, const ConvShape& s, const F& f) {
-  parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)),
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (; begin < end; ++begin) f(begin);
-               });
+  parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)), f);
 }
 
 /// to[j] = from[2 j] for j below n.
@@ -60,17 +58,19 @@ const T* gather(const ConvShape& s, const T* x, std::int64_t images) {
   if (!is_strided(s)) return x;
   const std::int64_t h = s.out_h(), w = s.out_w(), planes = images * s.c_in;
   T* const to = scratch<T>(Scratch::image, planes * h * w);
-  for_planes(planes, s, [&](std::int64_t p) {
-    T* row = to + p * h * w;
-    for (std::int64_t i = 0; i < h; ++i, row += w) {
-      const T* from = x + (p * s.h + i * s.stride_h) * s.w;
-      // The rows that follow lie too far apart for the processor to see.
-      const T* const later = from + 16 * s.stride_h * s.w;
-      for (std::int64_t j = 0; j < s.w; j += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(later + j);
-      if (s.stride_w == 2) {
-        take_every_second(from, w, row);
-      } else {
-        for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
+  for_planes(planes, s, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t p = begin; p < end; ++p) {
+      T* row = to + p * h * w;
+      for (std::int64_t i = 0; i < h; ++i, row += w) {
+        const T* from = x + (p * s.h + i * s.stride_h) * s.w;
+        // The rows that follow lie too far apart for the processor to see.
+        const T* const later = from + 16 * s.stride_h * s.w;
+        for (std::int64_t j = 0; j < s.w; j += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(later + j);
+        if (s.stride_w == 2) {
+          take_every_second(from, w, row);
+        } else {
+          for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
+        }
       }
     }
   });
@@ -94,25 +94,22 @@ void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
   const std::int64_t bytes = size * static_cast<std::int64_t>(sizeof(T));
   const bool streamed = s.n * s.c_in * bytes >= streamed_bytes && bytes % vector_bytes == 0 &&
                         reinterpret_cast<std::uintptr_t>(x) % vector_bytes == 0;
-  parallel_for(planes, grain_of(planes, 4.0 * static_cast<double>(planes * size)),
-               [=](std::int64_t begin, std::int64_t end) {
-                 T* const plane = scratch<T>(Scratch::panel, size);
-                 __builtin_memset(plane, 0, static_cast<std::size_t>(bytes));
-                 for (std::int64_t p = begin; p < end; ++p) {
-                   const T* row = from + p * h * w;
-                   for (std::int64_t i = 0; i < h; ++i, row += w) {
-                     copy_apart(w, row, plane + i * s.stride_h * s.w, s.stride_w);
-                   }
-                   T* const to = x + p * size;
-                   if (streamed) {
-                     constexpr int n = vector_bytes / static_cast<int>(sizeof(T));
-                     for (std::int64_t i = 0; i < size; i += n) stream_vector(to + i, plane + i);
-                   } else {
-                     __builtin_memcpy(to, plane, static_cast<std::size_t>(bytes));
-                   }
-                 }
-                 finish_streams();
-               });
+  for_planes(planes, s, [=](std::int64_t begin, std::int64_t end) {
+    T* const plane = scratch<T>(Scratch::panel, size);
+    __builtin_memset(plane, 0, static_cast<std::size_t>(bytes));
+    for (std::int64_t p = begin; p < end; ++p) {
+      const T* row = from + p * h * w;
+      for (std::int64_t i = 0; i < h; ++i, row += w) copy_apart(w, row, plane + i * s.stride_h * s.w, s.stride_w);
+      T* const to = x + p * size;
+      if (streamed) {
+        constexpr int n = vector_bytes / static_cast<int>(sizeof(T));
+        for (std::int64_t i = 0; i < size; i += n) stream_vector(to + i, plane + i);
+      } else {
+        __builtin_memcpy(to, plane, static_cast<std::size_t>(bytes));
+      }
+    }
+    finish_streams();
+  });
 }
 
 /// Of each image: to[rows, pixels] = activation(weight[rows, depth] from[depth, pixels]).

@@ -66,12 +66,17 @@ def cells(row, columns):
 
 
 def processor():
+    """Its name, and on x86 its family and model, which tell generations of one name apart."""
+    words = {}
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:
             for line in file:
-                if line.startswith("model name"):
-                    return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
+                key, _, value = line.partition(":")
+                words.setdefault(key.strip(), value.strip())
+    if "model name" not in words:
+        return platform.processor() or platform.machine()
+    generation = [f"{key} {words[word]}" for key, word in (("family", "cpu family"), ("model", "model")) if word in words]
+    return ", ".join([words["model name"], *generation])
 
 
 def results(name):

@@ -91,24 +91,15 @@ T* transposed(const T* from, std::int64_t rows, std::int64_t columns) {
 template <class T>
 void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
   const std::int64_t h = s.out_h(), w = s.out_w(), size = s.h * s.w, planes = images * s.c_in;
-  const std::int64_t bytes = size * static_cast<std::int64_t>(sizeof(T));
-  const bool streamed = s.n * s.c_in * bytes >= streamed_bytes && bytes % vector_bytes == 0 &&
-                        reinterpret_cast<std::uintptr_t>(x) % vector_bytes == 0;
+  const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
   for_planes(planes, s, [=](std::int64_t begin, std::int64_t end) {
     T* const plane = scratch<T>(Scratch::panel, size);
-    __builtin_memset(plane, 0, static_cast<std::size_t>(bytes));
+    __builtin_memset(plane, 0, bytes);
     for (std::int64_t p = begin; p < end; ++p) {
       const T* row = from + p * h * w;
       for (std::int64_t i = 0; i < h; ++i, row += w) copy_apart(w, row, plane + i * s.stride_h * s.w, s.stride_w);
-      T* const to = x + p * size;
-      if (streamed) {
-        constexpr int n = vector_bytes / static_cast<int>(sizeof(T));
-        for (std::int64_t i = 0; i < size; i += n) stream_vector(to + i, plane + i);
-      } else {
-        __builtin_memcpy(to, plane, static_cast<std::size_t>(bytes));
-      }
+      __builtin_memcpy(x + p * size, plane, bytes);
     }
-    finish_streams();
   });
 }
 

@@ -13,6 +13,12 @@ namespace {
 
 constexpr std::int64_t grain_elements = 1 << 15;  // less is not worth a second thread
 
+/// Whether results do where so many elements are read and written.
+template <class T>
+ANNEAL_HD bool goes_past_caches(std::int64_t elements) {
+  return elements * static_cast<std::int64_t>(sizeof(T)) > cached_bytes;
+}
+
 /// Calls f(row) for every row.
 template <class F>
 ANNEAL_HD void for_rows(std::int64_t rows, std::int64_t cols, const F& f) {
@@ -107,7 +113,7 @@ void layer_norm_grad(const LayerNormGrad& a) {
   auto* dx = static_cast<T*>(a.dx);
   const bool whole_vectors =
       std::is_same_v<T, C> && cols == padded && reinterpret_cast<std::uintptr_t>(dx) % vector_bytes == 0;
-  const bool streamed = whole_vectors && a.rows * cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
+  const bool streamed = whole_vectors && goes_past_caches<T>(3 * a.rows * cols);
 
   // Blocks of rows, fixed by the shape: each has its own sums over rows, added in order at the end.
   const std::int64_t shared = (a.rows + 63) / 64;
@@ -199,7 +205,7 @@ void run(const CrossEntropy& a) {
     const auto* x = static_cast<const T*>(a.x);
     auto* loss = static_cast<Compute<T>*>(a.loss);
     auto* dx = static_cast<T*>(a.dx);
-    const bool streamed = dx && a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes;
+    const bool streamed = dx && goes_past_caches<T>(2 * a.rows * a.cols);
     const LaneGroup g(streamed);
     for_rows(a.rows, a.cols, [=, targets = a.targets, cols = a.cols](std::int64_t r) {
       T* const to = dx ? dx + r * cols : nullptr;
@@ -239,7 +245,7 @@ void run(const LayerNorm& a) {
     auto* mean = static_cast<C*>(a.mean);
     auto* rstd = static_cast<C*>(a.rstd);
     const auto eps = static_cast<C>(a.eps);
-    const LaneGroup g(a.rows * a.cols * static_cast<std::int64_t>(sizeof(T)) >= streamed_bytes);
+    const LaneGroup g(goes_past_caches<T>((residual ? 4 : 2) * a.rows * a.cols));
     for_rows(a.rows, a.cols, [=, rms = a.rms, cols = a.cols](std::int64_t r) {
       const T* from = x + r * cols;
       if (residual) from = add_row(g, cols, from, residual + r * cols, sum + r * cols);

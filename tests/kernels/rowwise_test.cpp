@@ -260,7 +260,8 @@ TYPED_TEST(Rowwise, CrossEntropyOfUnevenRows) {
 TYPED_TEST(Rowwise, LargeResultsAreThoseOfTheirRows) {
   if (backend::emulated)
     GTEST_SKIP() << "NOT TESTED: the emulated GPU has no caches to write past; the CPU's kernels are";
-  const Rows wide{90, 50'257};
+  const std::int64_t elements = (1 << 24) / sizeof(TypeParam);  // twice as many, read and written, take 32 MB
+  const Rows wide{elements / 50'257 + 1, 50'257};
   const auto x = this->values(wide.size(), 1);
   std::vector<std::int64_t> classes(static_cast<std::size_t>(wide.rows), 17);
   std::vector<Compute<TypeParam>> loss(classes.size()), row_loss(loss);

@@ -178,10 +178,6 @@ ANNEAL_HD void store_every_other(T* to, Vector<Compute<T>> v, int n) {
   for (int i = 0; i < n; ++i) to[2 * i] = some[i];
 }
 
-/// What is read and written together is often still in a cache afterwards, up to about here. Results of more go past
-/// the caches where that can be.
-inline constexpr std::int64_t cached_bytes = std::int64_t{1} << 25;
-
 /// Copies a vector past the caches, to a place that a vector is aligned at, where the processor can. `finish_streams`
 /// comes before anybody else reads it.
 ANNEAL_HD void stream_vector(void* to, const void* from) {

@@ -284,6 +284,25 @@ TYPED_TEST(Rowwise, LargeResultsAreThoseOfTheirRows) {
   norm(0, tall.rows, all.data());
   for (std::int64_t r = 0; r < tall.rows; r += 100) norm(r, std::min<std::int64_t>(100, tall.rows - r), rows.data());
   EXPECT_TRUE(same_bits(all, rows));
+
+  // Of gradients only whole vectors, where one is aligned, go past the caches.
+  const Rows even{wide.size() / 1024 - 1, 1024};
+  const auto dy = this->values(even.size(), 2);
+  const std::vector<Compute<TypeParam>> moments(static_cast<std::size_t>(even.rows), Compute<TypeParam>(0.5));
+  const auto norm_grad = [&](std::int64_t first, std::int64_t count, TypeParam* dx) {
+    const std::int64_t begin = first * even.cols;
+    backend::run(kernels::LayerNormGrad{this->dtype, false, count, even.cols, x.data() + begin, nullptr,
+                                        moments.data() + first, moments.data() + first, dy.data() + begin, dx + begin,
+                                        nullptr, nullptr});
+  };
+  all.assign(all.size(), TypeParam{});
+  rows = all;
+  const auto to_aligned = (-reinterpret_cast<std::uintptr_t>(all.data()) % 64) / sizeof(TypeParam);
+  const auto skip = static_cast<std::ptrdiff_t>(to_aligned);
+  norm_grad(0, even.rows, all.data() + skip);
+  for (std::int64_t r = 0; r < even.rows; r += 100)
+    norm_grad(r, std::min<std::int64_t>(100, even.rows - r), rows.data() + skip);
+  EXPECT_TRUE(same_bits(all, rows));
 }
 
 TYPED_TEST(Rowwise, CrossEntropySameBitsForAnyThreads) {

@@ -3,6 +3,7 @@
 // images at a time.
 #include "anneal/kernels/cpu/conv_forms.h"
 #include "anneal/kernels/cpu/gemm.h"
+#include "anneal/kernels/cpu/pack.h"
 #include "anneal/kernels/cpu/simd.h"
 #include "anneal/kernels/cpu/windows.h"
 #include "anneal/kernels/parallel.h"
@@ -30,10 +31,13 @@ std::int64_t images_at_once(const ConvShape& s) {
   return (s.n + times - 1) / times;
 }
 
-/// Calls f(begin, end) for ranges of planes, on as many threads as they are worth.
+/// Calls f(p) for each of so many planes, on as many threads as they are worth.
 template <class F>
 void for_planes(std::int64_t count, const ConvShape& s, const F& f) {
-  parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)), f);
+  parallel_for(count, grain_of(count, 4.0 * static_cast<double>(count * s.h * s.w)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (; begin < end; ++begin) f(begin);
+               });
 }
 
 /// to[j] = from[2 j] for j below n.
@@ -58,19 +62,17 @@ const T* gather(const ConvShape& s, const T* x, std::int64_t images) {
   if (!is_strided(s)) return x;
   const std::int64_t h = s.out_h(), w = s.out_w(), planes = images * s.c_in;
   T* const to = scratch<T>(Scratch::image, planes * h * w);
-  for_planes(planes, s, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      T* row = to + p * h * w;
-      for (std::int64_t i = 0; i < h; ++i, row += w) {
-        const T* from = x + (p * s.h + i * s.stride_h) * s.w;
-        // The rows that follow lie too far apart for the processor to see.
-        const T* const later = from + 16 * s.stride_h * s.w;
-        for (std::int64_t j = 0; j < s.w; j += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(later + j);
-        if (s.stride_w == 2) {
-          take_every_second(from, w, row);
-        } else {
-          for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
-        }
+  for_planes(planes, s, [&](std::int64_t p) {
+    T* row = to + p * h * w;
+    for (std::int64_t i = 0; i < h; ++i, row += w) {
+      const T* from = x + (p * s.h + i * s.stride_h) * s.w;
+      // The rows that follow lie too far apart for the processor to see.
+      const T* const later = from + 16 * s.stride_h * s.w;
+      for (std::int64_t j = 0; j < s.w; j += 64 / static_cast<std::int64_t>(sizeof(T))) __builtin_prefetch(later + j);
+      if (s.stride_w == 2) {
+        take_every_second(from, w, row);
+      } else {
+        for (std::int64_t j = 0; j < w; ++j) row[j] = from[j * s.stride_w];
       }
     }
   });
@@ -87,19 +89,15 @@ T* transposed(const T* from, std::int64_t rows, std::int64_t columns) {
   return to;
 }
 
-/// The other way: zero where no window begins. The zeros of a plane that is put together in a cache serve the next one.
+/// The other way: zero where no window begins.
 template <class T>
 void scatter(const ConvShape& s, const T* from, std::int64_t images, T* x) {
-  const std::int64_t h = s.out_h(), w = s.out_w(), size = s.h * s.w, planes = images * s.c_in;
-  const std::size_t bytes = static_cast<std::size_t>(size) * sizeof(T);
-  for_planes(planes, s, [=](std::int64_t begin, std::int64_t end) {
-    T* const plane = scratch<T>(Scratch::panel, size);
-    __builtin_memset(plane, 0, bytes);
-    for (std::int64_t p = begin; p < end; ++p) {
-      const T* row = from + p * h * w;
-      for (std::int64_t i = 0; i < h; ++i, row += w) copy_apart(w, row, plane + i * s.stride_h * s.w, s.stride_w);
-      __builtin_memcpy(x + p * size, plane, bytes);
-    }
+  const std::int64_t h = s.out_h(), w = s.out_w();
+  for_planes(images * s.c_in, s, [&](std::int64_t p) {
+    T* plane = x + p * s.h * s.w;
+    __builtin_memset(plane, 0, static_cast<std::size_t>(s.h * s.w) * sizeof(T));
+    const T* row = from + p * h * w;
+    for (std::int64_t i = 0; i < h; ++i, row += w) copy_apart(w, row, plane + i * s.stride_h * s.w, s.stride_w);
   });
 }
 

@@ -297,8 +297,7 @@ TYPED_TEST(Rowwise, LargeResultsAreThoseOfTheirRows) {
   };
   all.assign(all.size(), TypeParam{});
   rows = all;
-  const auto to_aligned = (-reinterpret_cast<std::uintptr_t>(all.data()) % 64) / sizeof(TypeParam);
-  const auto skip = static_cast<std::ptrdiff_t>(to_aligned);
+  const std::size_t skip = (-reinterpret_cast<std::uintptr_t>(all.data()) % 64) / sizeof(TypeParam);
   norm_grad(0, even.rows, all.data() + skip);
   for (std::int64_t r = 0; r < even.rows; r += 100)
     norm_grad(r, std::min<std::int64_t>(100, even.rows - r), rows.data() + skip);
